@@ -1,0 +1,3 @@
+//! dlc: a deep-learning graph compiler.
+
+pub mod base;
