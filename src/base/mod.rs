@@ -1,7 +1,16 @@
-//! What every level shares: dtypes, dimensions, shapes, tensors, the machine, sources and diagnostics.
+//! What every level shares: dtypes, dimensions, shapes, tensors, the machine, sources, diagnostics.
 //!
 //! Nothing here knows what a graph is.
 
 pub mod diag;
+pub mod dim;
 pub mod dtype;
+pub mod machine;
+pub mod shape;
 pub mod source;
+pub mod tensor;
+
+pub use dim::{Bindings, Dim, Symbol};
+pub use dtype::DType;
+pub use shape::{Shape, TensorType};
+pub use tensor::Tensor;

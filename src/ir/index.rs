@@ -1,0 +1,288 @@
+//! Index maps: where an element of a result comes from in an operand.
+//!
+//! An [`IndexMap`] sends the coordinates of a result to the coordinates of an operand, one
+//! [`Expr`] for each operand axis. Views are index maps, so fusing a view is substitution. All
+//! extents are integers here: a graph is bound before anything is lowered to index maps.
+
+/// An integer expression over the axes of a loop nest, in normal form: a constant, plus
+/// coefficients times terms, terms sorted and distinct, no zero coefficients.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Expr {
+    pub constant: i64,
+    pub terms: Vec<(Term, i64)>,
+}
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Term {
+    /// The coordinate along one axis.
+    Axis(u16),
+    /// `⌊e / d⌋`, `d > 0`.
+    FloorDiv(Box<Expr>, i64),
+    /// `e mod d` in `0..d`, `d > 0`.
+    Mod(Box<Expr>, i64),
+    /// An integer that is known only at run time: what `slot` (the meaning is the owner's) holds
+    /// at the coordinates `at`, clamped by the reader into `0..=limit`.
+    Dyn { slot: u16, at: Vec<Expr>, limit: i64 },
+}
+
+impl Expr {
+    pub fn constant(c: i64) -> Expr {
+        Expr { constant: c, terms: vec![] }
+    }
+
+    pub fn axis(i: usize) -> Expr {
+        Expr::term(Term::Axis(i as u16))
+    }
+
+    pub fn term(t: Term) -> Expr {
+        Expr { constant: 0, terms: vec![(t, 1)] }
+    }
+
+    pub fn as_const(&self) -> Option<i64> {
+        self.terms.is_empty().then_some(self.constant)
+    }
+
+    pub fn add(&self, other: &Expr) -> Expr {
+        let mut terms: Vec<(Term, i64)> = [self.terms.clone(), other.terms.clone()].concat();
+        terms.sort();
+        let mut out: Vec<(Term, i64)> = Vec::with_capacity(terms.len());
+        for (t, c) in terms {
+            match out.last_mut() {
+                Some(last) if last.0 == t => last.1 += c,
+                _ => out.push((t, c)),
+            }
+        }
+        out.retain(|(_, c)| *c != 0);
+        Expr { constant: self.constant + other.constant, terms: out }
+    }
+
+    pub fn scale(&self, k: i64) -> Expr {
+        if k == 0 {
+            return Expr::constant(0);
+        }
+        let terms = self.terms.iter().map(|(t, c)| (t.clone(), c * k)).collect();
+        Expr { constant: self.constant * k, terms }
+    }
+
+    pub fn plus(&self, c: i64) -> Expr {
+        Expr { constant: self.constant + c, terms: self.terms.clone() }
+    }
+
+    /// `⌊self / d⌋`, simplified with the extents of the axes (every axis runs over `0..extent`):
+    /// `⌊(d·a + b) / d⌋ = a` where `0 ≤ b < d`.
+    pub fn floor_div(&self, d: i64, extents: &[i64]) -> Expr {
+        if d == 1 {
+            return self.clone();
+        }
+        let (quotient, rest) = self.split(d);
+        match rest.range(extents) {
+            Some((lo, hi)) if lo >= 0 && hi < d => quotient,
+            _ => quotient.add(&Expr::term(Term::FloorDiv(Box::new(rest), d))),
+        }
+    }
+
+    /// `self mod d`, simplified likewise: `(d·a + b) mod d = b` where `0 ≤ b < d`.
+    pub fn modulo(&self, d: i64, extents: &[i64]) -> Expr {
+        if d == 1 {
+            return Expr::constant(0);
+        }
+        let (_, rest) = self.split(d);
+        match rest.range(extents) {
+            Some((lo, hi)) if lo >= 0 && hi < d => rest,
+            _ => Expr::term(Term::Mod(Box::new(rest), d)),
+        }
+    }
+
+    /// `self = d · quotient + rest` with everything that `d` divides in the quotient.
+    fn split(&self, d: i64) -> (Expr, Expr) {
+        let (mut q, mut r) = (Expr::default(), Expr::default());
+        for (t, c) in &self.terms {
+            match c % d == 0 {
+                true => q.terms.push((t.clone(), c / d)),
+                false => r.terms.push((t.clone(), *c)),
+            }
+        }
+        (q.constant, r.constant) = (self.constant.div_euclid(d), self.constant.rem_euclid(d));
+        (q, r)
+    }
+
+    /// The least and the greatest value; `None` where an axis has no elements or it overflows.
+    pub fn range(&self, extents: &[i64]) -> Option<(i64, i64)> {
+        let (mut lo, mut hi) = (self.constant, self.constant);
+        for (t, c) in &self.terms {
+            let (a, b) = match t {
+                Term::Axis(i) => (0, *extents.get(*i as usize)? - 1),
+                Term::FloorDiv(e, d) => {
+                    let (a, b) = e.range(extents)?;
+                    (a.div_euclid(*d), b.div_euclid(*d))
+                }
+                Term::Mod(e, d) => match e.range(extents)? {
+                    (a, b) if a.div_euclid(*d) == b.div_euclid(*d) => {
+                        (a.rem_euclid(*d), b.rem_euclid(*d))
+                    }
+                    _ => (0, d - 1),
+                },
+                Term::Dyn { limit, .. } => (0, *limit),
+            };
+            if b < a {
+                return None;
+            }
+            let (x, y) = (a.checked_mul(*c)?, b.checked_mul(*c)?);
+            (lo, hi) = (lo.checked_add(x.min(y))?, hi.checked_add(x.max(y))?);
+        }
+        Some((lo, hi))
+    }
+
+    /// Replaces axis `i` by `by[i]`; `extents` are those of the new axes.
+    pub fn substitute(&self, by: &[Expr], extents: &[i64]) -> Expr {
+        let mut out = Expr::constant(self.constant);
+        for (t, c) in &self.terms {
+            let e = match t {
+                Term::Axis(i) => by[*i as usize].clone(),
+                Term::FloorDiv(e, d) => e.substitute(by, extents).floor_div(*d, extents),
+                Term::Mod(e, d) => e.substitute(by, extents).modulo(*d, extents),
+                Term::Dyn { slot, at, limit } => Expr::term(Term::Dyn {
+                    slot: *slot,
+                    at: at.iter().map(|e| e.substitute(by, extents)).collect(),
+                    limit: *limit,
+                }),
+            };
+            out = out.add(&e.scale(*c));
+        }
+        out
+    }
+
+    /// The coefficient of an axis that occurs only linearly; `None` where it also hides inside a
+    /// floor division, a remainder or a run-time index.
+    pub fn stride(&self, axis: usize) -> Option<i64> {
+        let mut stride = 0;
+        for (t, c) in &self.terms {
+            match t {
+                Term::Axis(i) if *i as usize == axis => stride = *c,
+                Term::Axis(_) => {}
+                Term::FloorDiv(e, _) | Term::Mod(e, _) if e.mentions(axis) => return None,
+                Term::Dyn { at, .. } if at.iter().any(|e| e.mentions(axis)) => return None,
+                Term::FloorDiv(..) | Term::Mod(..) | Term::Dyn { .. } => {}
+            }
+        }
+        Some(stride)
+    }
+
+    pub fn mentions(&self, axis: usize) -> bool {
+        self.terms.iter().any(|(t, _)| match t {
+            Term::Axis(i) => *i as usize == axis,
+            Term::FloorDiv(e, _) | Term::Mod(e, _) => e.mentions(axis),
+            Term::Dyn { at, .. } => at.iter().any(|e| e.mentions(axis)),
+        })
+    }
+
+    /// The value at a point; `dynamic(slot, at)` reads run-time indices.
+    pub fn eval(&self, point: &[i64], dynamic: &dyn Fn(u16, &[i64]) -> i64) -> i64 {
+        self.terms.iter().fold(self.constant, |sum, (t, c)| {
+            let v = match t {
+                Term::Axis(i) => point[*i as usize],
+                Term::FloorDiv(e, d) => e.eval(point, dynamic).div_euclid(*d),
+                Term::Mod(e, d) => e.eval(point, dynamic).rem_euclid(*d),
+                Term::Dyn { slot, at, limit } => {
+                    let at: Vec<i64> = at.iter().map(|e| e.eval(point, dynamic)).collect();
+                    dynamic(*slot, &at).clamp(0, *limit)
+                }
+            };
+            sum + c * v
+        })
+    }
+}
+
+/// One expression for each axis of the operand.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct IndexMap(pub Vec<Expr>);
+
+/// Holds where `lo ≤ expr < hi`: outside, the fill value is read instead.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Guard {
+    pub expr: Expr,
+    pub lo: i64,
+    pub hi: i64,
+}
+
+impl IndexMap {
+    pub fn identity(rank: usize) -> IndexMap {
+        IndexMap((0..rank).map(Expr::axis).collect())
+    }
+
+    /// The map of a view of a view: first `self` (into the inner view), then `inner`.
+    /// `extents` are those of the outermost coordinates.
+    pub fn then(&self, inner: &IndexMap, extents: &[i64]) -> IndexMap {
+        IndexMap(inner.0.iter().map(|e| e.substitute(&self.0, extents)).collect())
+    }
+
+    /// Row-major offset in an operand of this shape.
+    pub fn flatten(&self, shape: &[usize]) -> Expr {
+        let mut offset = Expr::default();
+        let mut stride = 1i64;
+        for (e, d) in self.0.iter().zip(shape).rev() {
+            offset = offset.add(&e.scale(stride));
+            stride *= *d as i64;
+        }
+        offset
+    }
+
+    /// NumPy's broadcasting of an operand to a result, aligned at the right.
+    pub fn broadcast(operand: &[usize], result: &[usize]) -> IndexMap {
+        let lead = result.len() - operand.len();
+        let axis = |i: usize| match operand[i] == 1 && result[i + lead] != 1 {
+            true => Expr::constant(0),
+            false => Expr::axis(i + lead),
+        };
+        IndexMap((0..operand.len()).map(axis).collect())
+    }
+
+    /// A reshape: the row-major offset of the result, taken apart by the operand's extents.
+    pub fn reshape(operand: &[usize], result: &[usize]) -> IndexMap {
+        let extents: Vec<i64> = result.iter().map(|&d| d as i64).collect();
+        let offset = IndexMap::identity(result.len()).flatten(result);
+        let mut inner = 1i64;
+        let part = |&d: &usize| {
+            let e = offset.floor_div(inner.max(1), &extents).modulo((d as i64).max(1), &extents);
+            inner *= d as i64;
+            e
+        };
+        let mut map: Vec<Expr> = operand.iter().rev().map(part).collect();
+        map.reverse();
+        IndexMap(map)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn eval(map: &IndexMap, p: &[i64]) -> Vec<i64> {
+        map.0.iter().map(|e| e.eval(p, &|_, _| 0)).collect()
+    }
+
+    #[test]
+    fn reshape_of_split_axes_is_linear() {
+        // [2, 12] seen as [2, 3, 4]: column = 4·b + c, with no division left.
+        let m = IndexMap::reshape(&[2, 12], &[2, 3, 4]);
+        assert_eq!(m.0[0], Expr::axis(0));
+        assert_eq!(m.0[1], Expr::axis(1).scale(4).add(&Expr::axis(2)));
+        let back = IndexMap::reshape(&[2, 3, 4], &[2, 12]);
+        assert_eq!(eval(&back, &[1, 7]), [1, 1, 3]);
+        assert_eq!(m.then(&back, &[2, 3, 4]), IndexMap::identity(3));
+    }
+
+    #[test]
+    fn ranges_and_strides() {
+        let e = Expr::axis(0).scale(6).add(&Expr::axis(1)).plus(-2);
+        assert_eq!(e.range(&[3, 6]), Some((-2, 15)));
+        assert_eq!(e.stride(0), Some(6));
+        assert_eq!(e.floor_div(4, &[3, 6]).stride(1), None);
+        for a in 0..3 {
+            for b in 0..6 {
+                let f = e.floor_div(4, &[3, 6]).scale(4).add(&e.modulo(4, &[3, 6]));
+                assert_eq!(f.eval(&[a, b], &|_, _| 0), e.eval(&[a, b], &|_, _| 0));
+            }
+        }
+    }
+}
