@@ -1,3 +1,4 @@
 //! dlc: a deep-learning graph compiler.
 
 pub mod base;
+pub mod ir;

@@ -92,9 +92,8 @@ impl fmt::Display for TensorType {
 /// against 1 or itself. `None` where they clash.
 pub fn broadcast(a: &Shape, b: &Shape) -> Option<Shape> {
     let rank = a.rank().max(b.rank());
-    let at = |s: &Shape, i: usize| {
-        (i + s.rank()).checked_sub(rank).map_or(Dim::ONE, |k| s.0[k].clone())
-    };
+    let at =
+        |s: &Shape, i: usize| (i + s.rank()).checked_sub(rank).map_or(Dim::ONE, |k| s.0[k].clone());
     (0..rank)
         .map(|i| match (at(a, i), at(b, i)) {
             (x, y) if x == y => Some(x),

@@ -93,8 +93,12 @@ impl Tensor {
         if !aligned || dtype == DType::Bool {
             return Tensor::from_bytes(dtype, shape, AlignedBytes::copy_of(bytes));
         }
-        (byte_len(dtype, shape)? == bytes.len())
-            .then(|| Tensor { dtype, shape: shape.to_vec(), owner: owner.clone(), range })
+        (byte_len(dtype, shape)? == bytes.len()).then(|| Tensor {
+            dtype,
+            shape: shape.to_vec(),
+            owner: owner.clone(),
+            range,
+        })
     }
 
     /// From elements; panics where their number does not fit the shape (a bug of the caller).
@@ -207,5 +211,8 @@ impl std::fmt::Debug for Tensor {
 }
 
 fn byte_len(dtype: DType, shape: &[usize]) -> Option<usize> {
-    shape.iter().try_fold(dtype.bytes(), |n, d| n.checked_mul(*d)).filter(|n| *n <= isize::MAX as usize)
+    shape
+        .iter()
+        .try_fold(dtype.bytes(), |n, d| n.checked_mul(*d))
+        .filter(|n| *n <= isize::MAX as usize)
 }

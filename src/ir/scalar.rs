@@ -95,8 +95,27 @@ impl ScalarFn {
             Neg | Abs | Sign | Relu | Floor | Ceil | Round | Trunc | Sqrt | Rsqrt | Reciprocal
             | Exp | Expm1 | Log | Log1p | Sin | Cos | Tanh | Sigmoid | Erf | Gelu | GeluTanh
             | Silu | Softplus | IsNan | IsInf | Not | Cast(_) => 1,
-            Add | Sub | Mul | Div | FloorDiv | Mod | Pow | Min | Max | And | Or | Xor | Shl
-            | Shr | Eq | Ne | Lt | Le | Gt | Ge | Random { .. } => 2,
+            Add
+            | Sub
+            | Mul
+            | Div
+            | FloorDiv
+            | Mod
+            | Pow
+            | Min
+            | Max
+            | And
+            | Or
+            | Xor
+            | Shl
+            | Shr
+            | Eq
+            | Ne
+            | Lt
+            | Le
+            | Gt
+            | Ge
+            | Random { .. } => 2,
             Where => 3,
         }
     }

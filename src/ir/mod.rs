@@ -1,0 +1,13 @@
+//! The graph IR: ops, graphs, building, printing, verification and the reference evaluator.
+
+pub mod attr;
+pub mod builder;
+pub mod eval;
+pub mod graph;
+pub mod index;
+pub mod op;
+pub mod scalar;
+
+pub use attr::{Attr, AttrKind, AttrSpec, Preset};
+pub use builder::Builder;
+pub use graph::{Graph, Loc, Node, NodeId, Value};
