@@ -273,7 +273,7 @@ mod tests {
     fn normal_form_makes_equal_dims_equal() {
         let (b, n) = (s("b"), s("n"));
         let left = b.add(&n).unwrap().mul(&Dim::Const(2)).unwrap();
-        let right = n.mul(&2.into()).unwrap().add(&b.mul(&2.into()).unwrap()).unwrap();
+        let right = n.mul(&Dim::Const(2)).unwrap().add(&b.mul(&Dim::Const(2)).unwrap()).unwrap();
         assert_eq!(left, right);
         assert_eq!(left.sub(&right).unwrap(), Dim::Const(0));
         assert_ne!(b, n);
@@ -283,14 +283,14 @@ mod tests {
     #[test]
     fn division() {
         let b = s("b");
-        let b512 = b.mul(&512.into()).unwrap();
+        let b512 = b.mul(&Dim::Const(512)).unwrap();
         assert_eq!(b512.div_exact(&b).unwrap(), Dim::Const(512));
-        assert_eq!(b512.floor_div(&8.into()).unwrap().to_string(), "64 * b");
-        let odd = b.floor_div(&3.into()).unwrap();
+        assert_eq!(b512.floor_div(&Dim::Const(8)).unwrap().to_string(), "64 * b");
+        let odd = b.floor_div(&Dim::Const(3)).unwrap();
         assert_eq!(odd.to_string(), "floordiv(b, 3)");
         let seven = Bindings::from([(Symbol::new("b"), 7)]);
         assert_eq!(odd.bind(&seven), Some(Dim::Const(2)));
         assert_eq!(Dim::Const(i64::MAX).add(&Dim::ONE), None);
-        assert_eq!(b.floor_div(&0.into()), None);
+        assert_eq!(b.floor_div(&Dim::Const(0)), None);
     }
 }
