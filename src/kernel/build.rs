@@ -1,0 +1,394 @@
+//! Building kernels: instructions are appended to the innermost open region.
+//!
+//! Equal pure instructions that are in scope become one (hash-consing), and constants fold where
+//! that is exact: arithmetic on `Index`, and operations whose result is one of their operands.
+
+use std::collections::HashMap;
+
+use super::ir::*;
+use crate::base::DType;
+use crate::base::machine::Numerics;
+use crate::ir::scalar::Combine;
+
+/// What makes two pure instructions the same.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Key {
+    Const(Ty, Lit),
+    Grid(u8),
+    Local(u8),
+    Op(Op, Vec<Val>),
+    Lane(LaneOp, Ty, Vec<Val>),
+    Fold(Combine, Val),
+}
+
+/// A region that is being filled, with the pure instructions that it holds.
+#[derive(Default)]
+struct Open {
+    insts: Vec<Inst>,
+    known: HashMap<Key, Val>,
+}
+
+pub struct KernelBuilder {
+    kernel: Kernel,
+    open: Vec<Open>,
+    /// The literal of every register that is a constant.
+    constants: HashMap<Val, Lit>,
+}
+
+impl KernelBuilder {
+    pub fn new(name: &str, numerics: Numerics) -> KernelBuilder {
+        let kernel = Kernel {
+            name: name.into(),
+            numerics,
+            grid: [1; 3],
+            local: [1; 3],
+            params: vec![],
+            inplace: vec![],
+            scratch: vec![],
+            types: vec![],
+            body: Region::default(),
+        };
+        KernelBuilder { kernel, open: vec![Open::default()], constants: HashMap::new() }
+    }
+
+    pub fn numerics(&self) -> Numerics {
+        self.kernel.numerics
+    }
+
+    pub fn set_grid(&mut self, grid: [u32; 3]) {
+        self.kernel.grid = grid;
+    }
+
+    pub fn param(&mut self, name: &str, elem: DType, len: u64, access: Access) -> Buf {
+        self.kernel.params.push(Param { name: name.into(), elem, len, access });
+        Buf::Param(self.kernel.params.len() as u16 - 1)
+    }
+
+    /// Declares that a written parameter may be the same buffer as a read one.
+    pub fn inplace(&mut self, out: Buf, input: Buf) {
+        if let (Buf::Param(o), Buf::Param(i)) = (out, input) {
+            self.kernel.inplace.push((o, i));
+        }
+    }
+
+    pub fn scratch(&mut self, elem: DType, len: u64) -> Buf {
+        self.kernel.scratch.push(Scratch { elem, len, scope: Scope::Worker });
+        Buf::Scratch(self.kernel.scratch.len() as u16 - 1)
+    }
+
+    pub fn ty(&self, v: Val) -> Ty {
+        self.kernel.ty(v)
+    }
+
+    fn elem(&self, buf: Buf) -> DType {
+        match buf {
+            Buf::Param(i) => self.kernel.params[i as usize].elem,
+            Buf::Scratch(i) => self.kernel.scratch[i as usize].elem,
+        }
+    }
+
+    fn fresh(&mut self, ty: Ty) -> Val {
+        self.kernel.types.push(ty);
+        Val(self.kernel.types.len() as u32 - 1)
+    }
+
+    fn push(&mut self, inst: Inst) {
+        self.open.last_mut().expect("a region is open").insts.push(inst);
+    }
+
+    /// The register of a pure instruction, made once for each scope that can see it.
+    fn pure(&mut self, key: Key, ty: Ty, inst: impl FnOnce(Val) -> Inst) -> Val {
+        if let Some(v) = self.open.iter().rev().find_map(|o| o.known.get(&key)) {
+            return *v;
+        }
+        let dst = self.fresh(ty);
+        self.push(inst(dst));
+        self.open.last_mut().expect("a region is open").known.insert(key, dst);
+        dst
+    }
+
+    pub fn constant(&mut self, ty: Ty, value: Lit) -> Val {
+        let v = self.pure(Key::Const(ty, value), ty, |dst| Inst::Const { dst, value });
+        self.constants.insert(v, value);
+        v
+    }
+
+    /// An `Index` constant.
+    pub fn index(&mut self, v: i64) -> Val {
+        self.constant(Ty::Index, Lit::index(v))
+    }
+
+    /// A float or integer constant in every lane.
+    pub fn number(&mut self, dtype: DType, lanes: u16, v: f64) -> Val {
+        self.constant(Ty::of(dtype, lanes), Lit::new(dtype, v))
+    }
+
+    /// The literal of a register that is a constant (in every lane).
+    pub fn literal(&self, v: Val) -> Option<Lit> {
+        self.constants.get(&v).copied()
+    }
+
+    pub fn grid(&mut self, axis: u8) -> Val {
+        if self.kernel.grid[axis as usize] == 1 {
+            return self.index(0);
+        }
+        self.pure(Key::Grid(axis), Ty::Index, |dst| Inst::Grid { dst, axis })
+    }
+
+    pub fn local(&mut self, axis: u8) -> Val {
+        self.pure(Key::Local(axis), Ty::Index, |dst| Inst::Local { dst, axis })
+    }
+
+    /// A lanewise operation; all operands have the same lanes.
+    pub fn op(&mut self, op: Op, args: &[Val]) -> Val {
+        if let Some(v) = self.fold_op(op, args) {
+            return v;
+        }
+        let first = self.ty(args[0]);
+        let ty = match op {
+            Op::Eq | Op::Ne | Op::Lt | Op::Le | Op::Gt | Op::Ge => Ty::Mask(first.lanes()),
+            Op::Select => self.ty(args[1]),
+            Op::Add
+            | Op::Sub
+            | Op::Mul
+            | Op::Div
+            | Op::Rem
+            | Op::Neg
+            | Op::Abs
+            | Op::Sqrt
+            | Op::Floor
+            | Op::Ceil
+            | Op::Trunc
+            | Op::Round
+            | Op::Fma
+            | Op::Min
+            | Op::Max
+            | Op::And
+            | Op::Or
+            | Op::Xor
+            | Op::Not
+            | Op::Shl
+            | Op::Shr
+            | Op::Exp
+            | Op::Expm1
+            | Op::Log
+            | Op::Log1p
+            | Op::Sin
+            | Op::Cos
+            | Op::Tanh
+            | Op::Erf
+            | Op::Pow => first,
+        };
+        let args = args.to_vec();
+        self.pure(Key::Op(op, args.clone()), ty, |dst| Inst::Op { dst, op, args })
+    }
+
+    /// Exact folding: `Index` arithmetic, and operations that give back an operand.
+    fn fold_op(&mut self, op: Op, args: &[Val]) -> Option<Val> {
+        if op == Op::Select {
+            let same = args[1] == args[2];
+            let known = self.literal(args[0]).map(|c| c.bits != 0);
+            return match known {
+                Some(c) => Some(if c { args[1] } else { args[2] }),
+                None => same.then_some(args[1]),
+            };
+        }
+        if self.ty(args[0]) != Ty::Index || args.len() != 2 {
+            return None;
+        }
+        let value = |b: &Self, v| b.literal(v).map(|l| l.bits as i64);
+        let (a, b) = (value(self, args[0]), value(self, args[1]));
+        if let (Some(a), Some(b)) = (a, b) {
+            let c = match op {
+                Op::Add => a.wrapping_add(b),
+                Op::Sub => a.wrapping_sub(b),
+                Op::Mul => a.wrapping_mul(b),
+                Op::Div if b > 0 => a.div_euclid(b),
+                Op::Rem if b > 0 => a.rem_euclid(b),
+                Op::Min => a.min(b),
+                Op::Max => a.max(b),
+                Op::Lt => return Some(self.condition(a < b)),
+                Op::Le => return Some(self.condition(a <= b)),
+                Op::Gt => return Some(self.condition(a > b)),
+                Op::Ge => return Some(self.condition(a >= b)),
+                Op::Eq => return Some(self.condition(a == b)),
+                Op::Ne => return Some(self.condition(a != b)),
+                _ => return None,
+            };
+            return Some(self.index(c));
+        }
+        match (op, a, b) {
+            (Op::Add | Op::Sub, _, Some(0)) | (Op::Mul | Op::Div, _, Some(1)) => Some(args[0]),
+            (Op::Add, Some(0), _) | (Op::Mul, Some(1), _) => Some(args[1]),
+            (Op::Mul, _, Some(0)) | (Op::Mul, Some(0), _) | (Op::Rem, _, Some(1)) => {
+                Some(self.index(0))
+            }
+            _ => None,
+        }
+    }
+
+    /// A constant condition.
+    pub fn condition(&mut self, c: bool) -> Val {
+        self.constant(Ty::Mask(1), Lit { dtype: DType::Bool, bits: c as u64 })
+    }
+
+    pub fn add(&mut self, a: Val, b: Val) -> Val {
+        self.op(Op::Add, &[a, b])
+    }
+
+    pub fn mul(&mut self, a: Val, b: Val) -> Val {
+        self.op(Op::Mul, &[a, b])
+    }
+
+    /// `v + c` on an `Index`.
+    pub fn offset(&mut self, v: Val, c: i64) -> Val {
+        let c = self.index(c);
+        self.op(Op::Add, &[v, c])
+    }
+
+    /// `v · c` on an `Index`.
+    pub fn times(&mut self, v: Val, c: i64) -> Val {
+        let c = self.index(c);
+        self.op(Op::Mul, &[v, c])
+    }
+
+    /// `a · b + c` in the kernel's numeric class.
+    pub fn mul_add(&mut self, a: Val, b: Val, c: Val) -> Val {
+        match self.numerics() {
+            Numerics::Fused => self.op(Op::Fma, &[a, b, c]),
+            Numerics::Separate => {
+                let p = self.op(Op::Mul, &[a, b]);
+                self.op(Op::Add, &[p, c])
+            }
+        }
+    }
+
+    pub fn lane(&mut self, op: LaneOp, ty: Ty, args: &[Val]) -> Val {
+        let args = args.to_vec();
+        let key = Key::Lane(op.clone(), ty, args.clone());
+        self.pure(key, ty, |dst| Inst::Lane { dst, op, args })
+    }
+
+    /// A scalar in every lane; itself for one lane.
+    pub fn splat(&mut self, v: Val, lanes: u16) -> Val {
+        let ty = self.ty(v);
+        if lanes == 1 {
+            return v;
+        }
+        if let Some(lit) = self.literal(v) {
+            return self.constant(ty.with_lanes(lanes), lit);
+        }
+        self.lane(LaneOp::Splat, ty.with_lanes(lanes), &[v])
+    }
+
+    pub fn convert(&mut self, v: Val, to: DType) -> Val {
+        let ty = self.ty(v);
+        if ty.dtype() == to && ty != Ty::Index {
+            return v;
+        }
+        self.lane(LaneOp::Convert, Ty::of(to, ty.lanes()), &[v])
+    }
+
+    /// An integer element as an `Index`.
+    pub fn to_index(&mut self, v: Val) -> Val {
+        self.lane(LaneOp::Convert, Ty::Index, &[v])
+    }
+
+    pub fn bitcast(&mut self, v: Val, to: DType) -> Val {
+        let ty = Ty::of(to, self.ty(v).lanes());
+        self.lane(LaneOp::Bitcast, ty, &[v])
+    }
+
+    pub fn fold(&mut self, combine: Combine, v: Val) -> Val {
+        let ty = self.ty(v).with_lanes(1);
+        self.pure(Key::Fold(combine, v), ty, |dst| Inst::Fold { dst, combine, v })
+    }
+
+    /// Loads `lanes` elements that follow each other.
+    pub fn load(&mut self, at: Addr, lanes: u16) -> Val {
+        self.load_as(at, lanes, LoadMode::Contig, lanes, None)
+    }
+
+    /// Loads one element into every lane.
+    pub fn load_splat(&mut self, at: Addr, lanes: u16) -> Val {
+        let mode = if lanes == 1 { LoadMode::Contig } else { LoadMode::Splat };
+        self.load_as(at, lanes, mode, lanes, None)
+    }
+
+    pub fn load_as(
+        &mut self,
+        at: Addr,
+        lanes: u16,
+        mode: LoadMode,
+        valid: u16,
+        fill: Option<Lit>,
+    ) -> Val {
+        let dst = self.fresh(Ty::of(self.elem(at.buf), lanes));
+        self.push(Inst::Load { dst, at, mode, valid, fill });
+        dst
+    }
+
+    pub fn store(&mut self, at: Addr, v: Val) {
+        let valid = self.ty(v).lanes();
+        self.push(Inst::Store { at, v, valid });
+    }
+
+    /// Stores only the first `valid` lanes.
+    pub fn store_valid(&mut self, at: Addr, v: Val, valid: u16) {
+        self.push(Inst::Store { at, v, valid });
+    }
+
+    /// `for i in (lo..hi).step_by(step)`; the closure gets the counter and the carried values and
+    /// returns the next ones.
+    pub fn for_loop(
+        &mut self,
+        (lo, hi, step): (Val, Val, i64),
+        init: &[Val],
+        body: impl FnOnce(&mut Self, Val, &[Val]) -> Vec<Val>,
+    ) -> Vec<Val> {
+        let counter = self.fresh(Ty::Index);
+        let carried: Vec<Val> = init.iter().map(|v| self.fresh(self.ty(*v))).collect();
+        self.open.push(Open::default());
+        let yields = body(self, counter, &carried);
+        let insts = self.open.pop().expect("the loop's region is open").insts;
+        let params = [&[counter], &carried[..]].concat();
+        let results: Vec<Val> = init.iter().map(|v| self.fresh(self.ty(*v))).collect();
+        self.push(Inst::For {
+            results: results.clone(),
+            lo,
+            hi,
+            step,
+            init: init.to_vec(),
+            body: Region { params, insts, yields },
+            unroll: 1,
+        });
+        results
+    }
+
+    pub fn if_else(
+        &mut self,
+        cond: Val,
+        then: impl FnOnce(&mut Self) -> Vec<Val>,
+        els: impl FnOnce(&mut Self) -> Vec<Val>,
+    ) -> Vec<Val> {
+        self.open.push(Open::default());
+        let yields = then(self);
+        let insts = self.open.pop().expect("the branch's region is open").insts;
+        let types: Vec<Ty> = yields.iter().map(|v| self.ty(*v)).collect();
+        let then = Region { params: vec![], insts, yields };
+        self.open.push(Open::default());
+        let yields = els(self);
+        let insts = self.open.pop().expect("the branch's region is open").insts;
+        let els = Region { params: vec![], insts, yields };
+        let results: Vec<Val> = types.into_iter().map(|ty| self.fresh(ty)).collect();
+        self.push(Inst::If { results: results.clone(), cond, then, els });
+        results
+    }
+
+    pub fn finish(mut self) -> Kernel {
+        let top = self.open.pop().expect("the body is open");
+        assert!(self.open.is_empty(), "every region was closed");
+        self.kernel.body.insts = top.insts;
+        self.kernel
+    }
+}
