@@ -257,6 +257,8 @@ pub struct ExpandCtx<'a> {
     pub operands: &'a [Value],
     pub types: &'a [TensorType],
     pub results: &'a [TensorType],
+    /// The node's own regions; an expansion may move copies of them into what it builds.
+    pub regions: &'a [Graph],
 }
 
 impl ExpandCtx<'_> {
