@@ -7,6 +7,7 @@ pub mod graph;
 pub mod index;
 pub mod op;
 pub mod scalar;
+pub mod scalar_eval;
 
 pub use attr::{Attr, AttrKind, AttrSpec, Preset};
 pub use builder::Builder;

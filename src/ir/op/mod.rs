@@ -8,6 +8,8 @@
 //! defaults filled in; `present` has one bit for each operand of the row.
 
 pub mod class;
+pub mod common;
+pub mod sample;
 mod source;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,685 @@
+//! What each [`ScalarFn`] computes, on elements and on whole tensors: the definition for targets.
+//!
+//! In: operands of the dtypes that inference admits. Out: the result in the operands' dtype.
+//! Arithmetic runs in the dtype itself (f16 and bf16 in f32, rounded at the end). Transcendental
+//! functions of f32 are computed in f64 and rounded once, so they are right to half an ulp and a
+//! little; those of f64 are as good as `libm`, about one ulp. Nothing depends on the machine.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+
+use bytemuck::{Pod, Zeroable};
+use half::{bf16, f16};
+
+use super::scalar::ScalarFn;
+use crate::base::tensor::Element;
+use crate::base::{DType, Tensor};
+
+/// Runs `$body` with `$T` standing for the element type of a dtype.
+macro_rules! for_dtype {
+    ($dtype:expr, $T:ident => $body:expr) => {{
+        use $crate::base::DType as D;
+        use $crate::ir::scalar_eval::Bool;
+        macro_rules! with {
+            ($t:ty) => {{
+                type $T = $t;
+                $body
+            }};
+        }
+        match $dtype {
+            D::F32 => with!(f32),
+            D::F64 => with!(f64),
+            D::F16 => with!(half::f16),
+            D::BF16 => with!(half::bf16),
+            D::I8 => with!(i8),
+            D::I16 => with!(i16),
+            D::I32 => with!(i32),
+            D::I64 => with!(i64),
+            D::U8 => with!(u8),
+            D::U16 => with!(u16),
+            D::U32 => with!(u32),
+            D::U64 => with!(u64),
+            D::Bool => with!(Bool),
+        }
+    }};
+}
+pub(crate) use for_dtype;
+
+/// The element-wise function of whole tensors, each broadcast to `shape` (which inference gave).
+/// For `Where` the first operand is bool; for `Cast` there is one operand.
+pub fn apply(f: ScalarFn, operands: &[Tensor], shape: &[usize]) -> Tensor {
+    let dtype = operands[operands.len() - 1].dtype();
+    match f {
+        ScalarFn::Cast(to) => convert(&operands[0], to),
+        ScalarFn::Where => for_dtype!(dtype, T => {
+            let [c, a, b] = [0, 1, 2].map(|i| &operands[i]);
+            let (c, a, b) = (wide::<Bool>(c, shape), wide::<T>(a, shape), wide::<T>(b, shape));
+            let pick = |i: usize| if c[i].0 != 0 { a[i] } else { b[i] };
+            Tensor::from_slice(shape, &(0..c.len()).map(pick).collect::<Vec<T>>())
+        }),
+        ScalarFn::Random { key } => {
+            let (hi, lo) = (wide::<u32>(&operands[0], shape), wide::<u32>(&operands[1], shape));
+            let word = |(&a, &b): (&u32, &u32)| threefry2x32(key, [a, b])[0];
+            Tensor::from_slice(shape, &hi.iter().zip(&*lo).map(word).collect::<Vec<u32>>())
+        }
+        _ if f.arity() == 1 => for_dtype!(dtype, T => {
+            let x = wide::<T>(&operands[0], shape);
+            match f.result(dtype) {
+                DType::Bool if dtype != DType::Bool => {
+                    collect_bool(shape, x.iter().map(|&x| T::test(f, x)))
+                }
+                _ => Tensor::from_slice(shape, &x.iter().map(|&x| T::unary(f, x)).collect::<Vec<T>>()),
+            }
+        }),
+        _ => for_dtype!(dtype, T => {
+            let (x, y) = (wide::<T>(&operands[0], shape), wide::<T>(&operands[1], shape));
+            let pairs = x.iter().zip(y.iter());
+            match is_comparison(f) {
+                true => collect_bool(shape, pairs.map(|(x, y)| compare(f, x.partial_cmp(y)))),
+                false => Tensor::from_slice(
+                    shape,
+                    &pairs.map(|(&x, &y)| T::binary(f, x, y)).collect::<Vec<T>>(),
+                ),
+            }
+        }),
+    }
+}
+
+/// `Cast`: see [`ScalarFn::Cast`]. Narrow floats are reached through f32.
+pub fn convert(x: &Tensor, to: DType) -> Tensor {
+    if x.dtype() == to {
+        return x.clone();
+    }
+    for_dtype!(x.dtype(), T => for_dtype!(to, U => {
+        let data: Vec<U> = x.as_slice::<T>().iter().map(|v| U::from_num(v.num())).collect();
+        Tensor::from_slice(x.shape(), &data)
+    }))
+}
+
+/// The elements of a tensor broadcast to a shape (NumPy's rule, aligned at the right).
+pub fn wide<'a, T: Element>(x: &'a Tensor, shape: &[usize]) -> Cow<'a, [T]> {
+    let data = x.as_slice::<T>();
+    let n: usize = shape.iter().product();
+    if x.shape() == shape || (data.len() == n && n > 0) {
+        return Cow::Borrowed(data);
+    }
+    if data.len() == 1 {
+        return Cow::Owned(vec![data[0]; n]);
+    }
+    // Axis by axis from the innermost: `block` holds what is already broadcast of one element of
+    // the remaining outer axes.
+    let lead = shape.len() - x.rank();
+    let mut out = data.to_vec();
+    let mut block = 1;
+    for (i, &extent) in shape.iter().enumerate().rev() {
+        let own = if i < lead { 1 } else { x.shape()[i - lead] };
+        if own == 1 && extent != 1 {
+            let mut next = Vec::with_capacity(out.len() * extent);
+            for chunk in out.chunks(block) {
+                (0..extent).for_each(|_| next.extend_from_slice(chunk));
+            }
+            out = next;
+        }
+        block *= extent;
+        if block == 0 {
+            return Cow::Owned(vec![]);
+        }
+    }
+    Cow::Owned(out)
+}
+
+fn collect_bool(shape: &[usize], values: impl Iterator<Item = bool>) -> Tensor {
+    Tensor::from_slice(shape, &values.map(Bool::from).collect::<Vec<Bool>>())
+}
+
+fn is_comparison(f: ScalarFn) -> bool {
+    use ScalarFn::*;
+    matches!(f, Eq | Ne | Lt | Le | Gt | Ge)
+}
+
+/// A comparison from an ordering; `None` is unordered: a NaN is there.
+pub fn compare(f: ScalarFn, order: Option<Ordering>) -> bool {
+    match f {
+        ScalarFn::Eq => order == Some(Ordering::Equal),
+        ScalarFn::Ne => order != Some(Ordering::Equal),
+        ScalarFn::Lt => order == Some(Ordering::Less),
+        ScalarFn::Le => matches!(order, Some(Ordering::Less | Ordering::Equal)),
+        ScalarFn::Gt => order == Some(Ordering::Greater),
+        ScalarFn::Ge => matches!(order, Some(Ordering::Greater | Ordering::Equal)),
+        _ => unreachable!("{f:?} is no comparison"),
+    }
+}
+
+/// A number on its way from one dtype to another, without loss.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Num {
+    Float(f64),
+    Int(i128),
+}
+
+/// One element of a bool tensor: 0 or 1.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Pod, Zeroable, Debug)]
+#[repr(transparent)]
+pub struct Bool(pub u8);
+
+impl Element for Bool {
+    const DTYPE: DType = DType::Bool;
+}
+
+impl From<bool> for Bool {
+    fn from(v: bool) -> Bool {
+        Bool(v as u8)
+    }
+}
+
+/// Functions of single elements. Which functions a type has is the business of inference; asking
+/// for another one is a bug of the caller and panics.
+pub trait Scalar: Element + PartialOrd {
+    fn num(self) -> Num;
+    fn from_num(n: Num) -> Self;
+    fn unary(f: ScalarFn, x: Self) -> Self;
+    fn binary(f: ScalarFn, x: Self, y: Self) -> Self;
+    /// `IsNan`, `IsInf`.
+    fn test(f: ScalarFn, x: Self) -> bool;
+}
+
+fn undefined(f: ScalarFn, on: DType) -> ! {
+    unreachable!("inference admits no {f:?} on {on}")
+}
+
+macro_rules! float {
+    ($t:ident) => {
+        impl Scalar for $t {
+            fn num(self) -> Num {
+                Num::Float(self as f64)
+            }
+
+            fn from_num(n: Num) -> $t {
+                match n {
+                    Num::Float(v) => v as $t,
+                    Num::Int(v) => v as $t,
+                }
+            }
+
+            fn unary(f: ScalarFn, x: $t) -> $t {
+                use ScalarFn::*;
+                match f {
+                    Neg => -x,
+                    Abs => x.abs(),
+                    Sign if x > 0.0 => 1.0,
+                    Sign if x < 0.0 => -1.0,
+                    Sign => x,
+                    Relu if x <= 0.0 => 0.0,
+                    Relu => x,
+                    Floor => x.floor(),
+                    Ceil => x.ceil(),
+                    Round => x.round_ties_even(),
+                    Trunc => x.trunc(),
+                    Sqrt => x.sqrt(),
+                    Reciprocal => 1.0 / x,
+                    Rsqrt | Exp | Expm1 | Log | Log1p | Sin | Cos | Tanh | Sigmoid | Erf | Gelu
+                    | GeluTanh | Silu | Softplus => transcendental(f, x as f64) as $t,
+                    IsNan
+                    | IsInf
+                    | Not
+                    | Cast(_)
+                    | Add
+                    | Sub
+                    | Mul
+                    | Div
+                    | FloorDiv
+                    | Mod
+                    | Pow
+                    | Min
+                    | Max
+                    | And
+                    | Or
+                    | Xor
+                    | Shl
+                    | Shr
+                    | Eq
+                    | Ne
+                    | Lt
+                    | Le
+                    | Gt
+                    | Ge
+                    | Where
+                    | Random { .. } => undefined(f, <$t>::DTYPE),
+                }
+            }
+
+            fn binary(f: ScalarFn, x: $t, y: $t) -> $t {
+                use ScalarFn::*;
+                match f {
+                    Add => x + y,
+                    Sub => x - y,
+                    Mul => x * y,
+                    Div => x / y,
+                    FloorDiv => (x / y).floor(),
+                    // `%` is exact, with the sign of the dividend.
+                    Mod => match x % y {
+                        r if r != 0.0 && (r < 0.0) != (y < 0.0) => r + y,
+                        r => r,
+                    },
+                    Pow => libm::pow(x as f64, y as f64) as $t,
+                    Min if x.is_nan() || x < y => x,
+                    Max if x.is_nan() || x > y => x,
+                    Min | Max => y,
+                    Neg
+                    | Abs
+                    | Sign
+                    | Relu
+                    | Floor
+                    | Ceil
+                    | Round
+                    | Trunc
+                    | Sqrt
+                    | Rsqrt
+                    | Reciprocal
+                    | Exp
+                    | Expm1
+                    | Log
+                    | Log1p
+                    | Sin
+                    | Cos
+                    | Tanh
+                    | Sigmoid
+                    | Erf
+                    | Gelu
+                    | GeluTanh
+                    | Silu
+                    | Softplus
+                    | IsNan
+                    | IsInf
+                    | Not
+                    | Cast(_)
+                    | And
+                    | Or
+                    | Xor
+                    | Shl
+                    | Shr
+                    | Eq
+                    | Ne
+                    | Lt
+                    | Le
+                    | Gt
+                    | Ge
+                    | Where
+                    | Random { .. } => undefined(f, <$t>::DTYPE),
+                }
+            }
+
+            fn test(f: ScalarFn, x: $t) -> bool {
+                match f {
+                    ScalarFn::IsNan => x.is_nan(),
+                    ScalarFn::IsInf => x.is_infinite(),
+                    _ => undefined(f, <$t>::DTYPE),
+                }
+            }
+        }
+    };
+}
+float!(f32);
+float!(f64);
+
+/// The functions that no processor has an instruction for, in f64.
+fn transcendental(f: ScalarFn, x: f64) -> f64 {
+    use ScalarFn::*;
+    match f {
+        Rsqrt => 1.0 / x.sqrt(),
+        Exp => libm::exp(x),
+        Expm1 => libm::expm1(x),
+        Log => libm::log(x),
+        Log1p => libm::log1p(x),
+        Sin => libm::sin(x),
+        Cos => libm::cos(x),
+        Tanh => libm::tanh(x),
+        Sigmoid => sigmoid(x),
+        Erf => libm::erf(x),
+        // Φ by erfc keeps its digits where erf is close to -1.
+        Gelu => x * (0.5 * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2)),
+        // (1 + tanh u) / 2 = sigmoid(2u), without the cancellation.
+        GeluTanh => {
+            let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+            x * sigmoid(2.0 * u)
+        }
+        Silu => x * sigmoid(x),
+        Softplus if x.is_nan() => x,
+        Softplus => x.max(0.0) + libm::log1p(libm::exp(-x.abs())),
+        _ => undefined(f, DType::F64),
+    }
+}
+
+fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + libm::exp(-x))
+}
+
+macro_rules! narrow {
+    ($t:ident) => {
+        impl Scalar for $t {
+            fn num(self) -> Num {
+                Num::Float(self.to_f64())
+            }
+
+            fn from_num(n: Num) -> $t {
+                $t::from_f32(f32::from_num(n))
+            }
+
+            fn unary(f: ScalarFn, x: $t) -> $t {
+                $t::from_f32(f32::unary(f, x.to_f32()))
+            }
+
+            fn binary(f: ScalarFn, x: $t, y: $t) -> $t {
+                $t::from_f32(f32::binary(f, x.to_f32(), y.to_f32()))
+            }
+
+            fn test(f: ScalarFn, x: $t) -> bool {
+                f32::test(f, x.to_f32())
+            }
+        }
+    };
+}
+narrow!(f16);
+narrow!(bf16);
+
+macro_rules! int {
+    ($t:ident) => {
+        impl Scalar for $t {
+            fn num(self) -> Num {
+                Num::Int(self as i128)
+            }
+
+            fn from_num(n: Num) -> $t {
+                match n {
+                    Num::Float(v) => v as $t,
+                    Num::Int(v) => v as $t,
+                }
+            }
+
+            #[allow(unused_comparisons)]
+            fn unary(f: ScalarFn, x: $t) -> $t {
+                use ScalarFn::*;
+                match f {
+                    Neg => x.wrapping_neg(),
+                    Abs if x < 0 => x.wrapping_neg(),
+                    Abs => x,
+                    // Wraps to -1 on signed types; no unsigned number is below 0.
+                    Sign if x < 0 => (0 as $t).wrapping_sub(1),
+                    Sign => (x > 0) as $t,
+                    Relu => x.max(0),
+                    Floor | Ceil | Round | Trunc => x,
+                    Not => !x,
+                    Sqrt
+                    | Rsqrt
+                    | Reciprocal
+                    | Exp
+                    | Expm1
+                    | Log
+                    | Log1p
+                    | Sin
+                    | Cos
+                    | Tanh
+                    | Sigmoid
+                    | Erf
+                    | Gelu
+                    | GeluTanh
+                    | Silu
+                    | Softplus
+                    | IsNan
+                    | IsInf
+                    | Cast(_)
+                    | Add
+                    | Sub
+                    | Mul
+                    | Div
+                    | FloorDiv
+                    | Mod
+                    | Pow
+                    | Min
+                    | Max
+                    | And
+                    | Or
+                    | Xor
+                    | Shl
+                    | Shr
+                    | Eq
+                    | Ne
+                    | Lt
+                    | Le
+                    | Gt
+                    | Ge
+                    | Where
+                    | Random { .. } => undefined(f, <$t>::DTYPE),
+                }
+            }
+
+            #[allow(unused_comparisons)]
+            fn binary(f: ScalarFn, x: $t, y: $t) -> $t {
+                use ScalarFn::*;
+                match f {
+                    Add => x.wrapping_add(y),
+                    Sub => x.wrapping_sub(y),
+                    Mul => x.wrapping_mul(y),
+                    Div | FloorDiv | Mod if y == 0 => 0,
+                    Div => x.wrapping_div(y),
+                    FloorDiv => {
+                        let (q, r) = (x.wrapping_div(y), x.wrapping_rem(y));
+                        if r != 0 && (r < 0) != (y < 0) { q.wrapping_sub(1) } else { q }
+                    }
+                    Mod => {
+                        let r = x.wrapping_rem(y);
+                        if r != 0 && (r < 0) != (y < 0) { r.wrapping_add(y) } else { r }
+                    }
+                    Pow => {
+                        // A negative exponent is 1 / x^|y|, which truncates to 0 but for ±1.
+                        if y < 0 {
+                            return match (x, y % 2 == 0) {
+                                (1, _) => 1,
+                                (_, even) if x.wrapping_add(1) == 0 => {
+                                    if even {
+                                        1
+                                    } else {
+                                        x
+                                    }
+                                }
+                                _ => 0,
+                            };
+                        }
+                        let (mut power, mut base, mut rest) = (1 as $t, x, y);
+                        while rest > 0 {
+                            if rest & 1 == 1 {
+                                power = power.wrapping_mul(base);
+                            }
+                            base = base.wrapping_mul(base);
+                            rest >>= 1;
+                        }
+                        power
+                    }
+                    Min => x.min(y),
+                    Max => x.max(y),
+                    And => x & y,
+                    Or => x | y,
+                    Xor => x ^ y,
+                    // The wrapping shifts take the amount modulo the bits of the type.
+                    Shl => x.wrapping_shl(y as u32),
+                    Shr => x.wrapping_shr(y as u32),
+                    Neg
+                    | Abs
+                    | Sign
+                    | Relu
+                    | Floor
+                    | Ceil
+                    | Round
+                    | Trunc
+                    | Sqrt
+                    | Rsqrt
+                    | Reciprocal
+                    | Exp
+                    | Expm1
+                    | Log
+                    | Log1p
+                    | Sin
+                    | Cos
+                    | Tanh
+                    | Sigmoid
+                    | Erf
+                    | Gelu
+                    | GeluTanh
+                    | Silu
+                    | Softplus
+                    | IsNan
+                    | IsInf
+                    | Not
+                    | Cast(_)
+                    | Eq
+                    | Ne
+                    | Lt
+                    | Le
+                    | Gt
+                    | Ge
+                    | Where
+                    | Random { .. } => undefined(f, <$t>::DTYPE),
+                }
+            }
+
+            fn test(f: ScalarFn, _: $t) -> bool {
+                undefined(f, <$t>::DTYPE)
+            }
+        }
+    };
+}
+int!(i8);
+int!(i16);
+int!(i32);
+int!(i64);
+int!(u8);
+int!(u16);
+int!(u32);
+int!(u64);
+
+impl Scalar for Bool {
+    fn num(self) -> Num {
+        Num::Int(self.0 as i128)
+    }
+
+    fn from_num(n: Num) -> Bool {
+        match n {
+            Num::Float(v) => (v != 0.0).into(),
+            Num::Int(v) => (v != 0).into(),
+        }
+    }
+
+    fn unary(f: ScalarFn, x: Bool) -> Bool {
+        match f {
+            ScalarFn::Not => Bool(x.0 ^ 1),
+            _ => undefined(f, DType::Bool),
+        }
+    }
+
+    fn binary(f: ScalarFn, x: Bool, y: Bool) -> Bool {
+        match f {
+            ScalarFn::And => Bool(x.0 & y.0),
+            ScalarFn::Or => Bool(x.0 | y.0),
+            ScalarFn::Xor => Bool(x.0 ^ y.0),
+            _ => undefined(f, DType::Bool),
+        }
+    }
+
+    fn test(f: ScalarFn, _: Bool) -> bool {
+        undefined(f, DType::Bool)
+    }
+}
+
+/// Threefry-2x32 with 20 rounds (Salmon et al., SC 2011, §4.2 and its rotation constants).
+pub fn threefry2x32(key: [u32; 2], counter: [u32; 2]) -> [u32; 2] {
+    const ROTATIONS: [u32; 8] = [13, 15, 26, 6, 17, 29, 16, 24];
+    const PARITY: u32 = 0x1BD1_1BDA;
+    let ks = [key[0], key[1], PARITY ^ key[0] ^ key[1]];
+    let mut x = [counter[0].wrapping_add(ks[0]), counter[1].wrapping_add(ks[1])];
+    for round in 0..20 {
+        x[0] = x[0].wrapping_add(x[1]);
+        x[1] = x[1].rotate_left(ROTATIONS[round % 8]) ^ x[0];
+        // A word of the key schedule goes in after every fourth round.
+        if round % 4 == 3 {
+            let s = round / 4 + 1;
+            x[0] = x[0].wrapping_add(ks[s % 3]);
+            x[1] = x[1].wrapping_add(ks[(s + 1) % 3]).wrapping_add(s as u32);
+        }
+    }
+    x
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The known answers that come with Random123 (`kat_vectors`, threefry2x32, 20 rounds).
+    #[test]
+    fn threefry_known_answers() {
+        assert_eq!(threefry2x32([0, 0], [0, 0]), [0x6b200159, 0x99ba4efe]);
+        let ones = [u32::MAX, u32::MAX];
+        assert_eq!(threefry2x32(ones, ones), [0x1cb996fc, 0xbb002be7]);
+        let pi = ([0x13198a2e, 0x03707344], [0x243f6a88, 0x85a308d3]);
+        assert_eq!(threefry2x32(pi.0, pi.1), [0xc4923a9c, 0x483df7a0]);
+    }
+
+    #[test]
+    fn integer_edges() {
+        use ScalarFn::*;
+        assert_eq!(i8::binary(Div, -128, -1), -128);
+        assert_eq!(i8::binary(Div, 7, 0), 0);
+        assert_eq!(i8::binary(FloorDiv, -7, 2), -4);
+        assert_eq!(i8::binary(FloorDiv, -128, -1), -128);
+        assert_eq!(i8::binary(Mod, -7, 3), 2);
+        assert_eq!(i8::binary(Mod, 7, -3), -2);
+        assert_eq!(i8::binary(Pow, -1, -3), -1);
+        assert_eq!(i8::binary(Pow, -2, 7), -128);
+        assert_eq!(i32::binary(Pow, 3, -1), 0);
+        assert_eq!(u64::binary(Pow, 2, 64), 0);
+        assert_eq!(i8::binary(Shl, 1, 9), 2);
+        assert_eq!(i8::binary(Shr, -128, 7), -1);
+        assert_eq!(u8::binary(Shr, 128, 15), 1);
+        assert_eq!(i8::unary(Sign, -5), -1);
+        assert_eq!(i8::unary(Abs, -128), -128);
+    }
+
+    #[test]
+    fn casts() {
+        let from = |v: f64| Num::Float(v);
+        assert_eq!(i32::from_num(from(f64::NAN)), 0);
+        assert_eq!(i8::from_num(from(-1e9)), -128);
+        assert_eq!(u8::from_num(from(-1.5)), 0);
+        assert_eq!(i8::from_num(Num::Int(300)), 44);
+        assert_eq!(Bool::from_num(from(f64::NAN)), Bool(1));
+        // 2²⁴ + 1 rounds to even.
+        assert_eq!(f32::from_num(Num::Int(16_777_217)), 16_777_216.0);
+        assert_eq!(f16::from_num(from(1e6)), f16::INFINITY);
+    }
+
+    #[test]
+    fn floats_at_the_edges() {
+        use ScalarFn::*;
+        assert!(f32::unary(Relu, f32::NAN).is_nan());
+        assert_eq!(f32::unary(Softplus, 200.0), 200.0);
+        assert_eq!(f32::unary(Softplus, f32::NEG_INFINITY), 0.0);
+        assert_eq!(f32::unary(Sigmoid, f32::NEG_INFINITY), 0.0);
+        assert_eq!(f32::unary(Gelu, -20.0), -0.0);
+        assert!(f64::unary(Gelu, -30.0) < 0.0);
+        assert_eq!(f32::unary(GeluTanh, f32::INFINITY), f32::INFINITY);
+        assert_eq!(f32::unary(Round, 2.5), 2.0);
+        for f in [Min, Max] {
+            assert!(f32::binary(f, f32::NAN, 1.0).is_nan());
+            assert!(f32::binary(f, 1.0, f32::NAN).is_nan());
+        }
+        assert_eq!(f32::binary(Mod, -1.0, f32::INFINITY), f32::INFINITY);
+    }
+
+    #[test]
+    fn broadcasting() {
+        let x = Tensor::from_slice(&[2, 1, 2], &[1i32, 2, 3, 4]);
+        assert_eq!(*wide::<i32>(&x, &[2, 2, 2]), [1, 2, 1, 2, 3, 4, 3, 4]);
+        let column = Tensor::from_slice(&[2, 1], &[5i32, 6]);
+        assert_eq!(*wide::<i32>(&column, &[2, 2, 2]), [5, 5, 6, 6, 5, 5, 6, 6]);
+        assert!(wide::<i32>(&column, &[0, 2, 3]).is_empty());
+    }
+}
