@@ -18,9 +18,13 @@ impl Symbol {
     }
 }
 
+/// Quoted where it is not an identifier, so that the core form reads it back.
 impl fmt::Display for Symbol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        if super::text::is_identifier(&self.0) {
+            return f.write_str(&self.0);
+        }
+        f.write_str(&super::text::quoted(&self.0))
     }
 }
 

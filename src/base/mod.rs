@@ -9,6 +9,7 @@ pub mod machine;
 pub mod shape;
 pub mod source;
 pub mod tensor;
+pub mod text;
 
 pub use dim::{Bindings, Dim, Symbol};
 pub use dtype::DType;

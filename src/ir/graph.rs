@@ -2,7 +2,8 @@
 //!
 //! A node's operand vector is the truth; the edges mirror it, so that users can be found. Only
 //! [`Graph::add`], [`Graph::set_operand`], [`Graph::replace_uses`] and [`Graph::remove`] touch both.
-//! After [`Graph::compact`] ids are 0..n in canonical topological order: live ids equal printed ids.
+//! After [`Graph::compact`] ids are 0..n in canonical order: first the sources in the order of the
+//! signature (inputs, params, states), then the other nodes topologically. Live ids equal printed ids.
 //!
 //! A region (the body of `scan`, `cond`, `do`) is a closed `Graph` of its own: what it reads from
 //! outside comes in through trailing inputs.
@@ -243,10 +244,10 @@ impl Graph {
         self.dag.remove_node(ix(id));
     }
 
-    /// Renumbers to 0..n in canonical topological order: always the ready node with the least id
-    /// next, so that a graph which is already in order keeps its ids. Returns old id → new id.
+    /// Renumbers to 0..n in canonical order, so that a graph which is already in order keeps its ids.
+    /// Returns old id → new id. Regions are graphs of their own and stay as they are.
     pub fn compact(&mut self) -> BTreeMap<NodeId, NodeId> {
-        let order = self.topological();
+        let order = self.canonical_order();
         let map: BTreeMap<NodeId, NodeId> =
             order.iter().enumerate().map(|(i, id)| (*id, NodeId(i as u32))).collect();
         let mut dag = StableDiGraph::with_capacity(order.len(), self.dag.edge_count());
@@ -273,8 +274,46 @@ impl Graph {
         map
     }
 
-    /// The canonical topological order of all nodes.
+    /// The canonical order of all nodes: inputs, params and states in the order of the signature,
+    /// then always the ready node with the least id next.
+    pub fn canonical_order(&self) -> Vec<NodeId> {
+        let mut first = vec![false; self.id_bound()];
+        let states = self.states.iter().map(|s| s.node);
+        let mut order: Vec<NodeId> =
+            self.inputs.iter().chain(&self.params).copied().chain(states).collect();
+        order.iter().for_each(|id| first[id.0 as usize] = true);
+        order.extend(self.topological().into_iter().filter(|id| !first[id.0 as usize]));
+        order
+    }
+
+    /// All nodes, operands before their users: always the ready node with the least id next.
     pub fn topological(&self) -> Vec<NodeId> {
+        let order = self.ready_order();
+        assert_eq!(order.len(), self.len(), "the graph is acyclic");
+        order
+    }
+
+    /// Whether no node reads, over any way, a result of its own.
+    pub fn is_acyclic(&self) -> bool {
+        self.ready_order().len() == self.len()
+    }
+
+    /// Whether the edges into a node are exactly those that its operands call for.
+    pub fn edges_agree(&self, id: NodeId) -> bool {
+        let mut found: Vec<(u16, NodeId, u16)> = self
+            .dag
+            .edges_directed(ix(id), Incoming)
+            .map(|e| {
+                let source = NodeId(e.source().index() as u32);
+                (e.weight().operand, source, e.weight().result)
+            })
+            .collect();
+        found.sort();
+        let wanted = self.node(id).operands.iter().enumerate();
+        found.into_iter().eq(wanted.map(|(k, v)| (k as u16, v.node, v.result)))
+    }
+
+    fn ready_order(&self) -> Vec<NodeId> {
         let mut missing = vec![0usize; self.id_bound()];
         let mut ready = BinaryHeap::new();
         for i in self.dag.node_indices() {
@@ -294,7 +333,6 @@ impl Graph {
                 }
             }
         }
-        assert_eq!(order.len(), self.len(), "the graph is acyclic");
         order
     }
 

@@ -2,12 +2,15 @@
 
 pub mod attr;
 pub mod builder;
+pub mod draw;
 pub mod eval;
 pub mod graph;
 pub mod index;
 pub mod op;
+pub mod print;
 pub mod scalar;
 pub mod scalar_eval;
+pub mod verify;
 
 pub use attr::{Attr, AttrKind, AttrSpec, Preset};
 pub use builder::Builder;
