@@ -1,6 +1,7 @@
 //! dlc: a deep-learning graph compiler.
 
 pub mod base;
+pub mod import;
 pub mod ir;
 pub mod kernel;
 pub mod schedule;

@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows what a graph is.
 
+pub mod atomic_file;
 pub mod diag;
 pub mod dim;
 pub mod dtype;
