@@ -7,8 +7,11 @@
 //! Invariant: an [`Op`]'s attributes stand in the order of its row's schema, one for each entry,
 //! defaults filled in; `present` has one bit for each operand of the row.
 
+mod check;
 pub mod class;
 pub mod common;
+pub mod contract;
+mod number;
 pub mod sample;
 mod source;
 
@@ -318,7 +321,7 @@ impl OpError {
 }
 
 /// The files of the table.
-static FILES: &[&[OpRow]] = &[source::ROWS];
+static FILES: &[&[OpRow]] = &[source::ROWS, contract::ROWS];
 
 static BY_NAME: LazyLock<BTreeMap<&'static str, &'static OpRow>> = LazyLock::new(|| {
     FILES.iter().flat_map(|rows| rows.iter()).map(|row| (row.name, row)).collect()
