@@ -1,30 +1,8 @@
-//! What rows check and declare alike: table entries, operand checks with both shapes in the message,
-//! axes, and deterministic sample data.
+//! What rows of several operands check alike, with every operand's type in the message; samples.
 
+use super::sample::{ints, uniform};
 use super::*;
 use crate::base::Shape;
-use crate::ir::attr::{AttrKind, Preset};
-
-pub(super) const fn attr(
-    name: &'static str,
-    kind: AttrKind,
-    default: Preset,
-    doc: &'static str,
-) -> AttrSpec {
-    AttrSpec { name, kind, default, doc }
-}
-
-pub(super) const fn one(name: &'static str, doc: &'static str) -> OperandSpec {
-    OperandSpec { name, arity: Arity::One, doc }
-}
-
-pub(super) const fn optional(name: &'static str, doc: &'static str) -> OperandSpec {
-    OperandSpec { name, arity: Arity::Optional, doc }
-}
-
-pub(super) const fn variadic(name: &'static str, doc: &'static str) -> OperandSpec {
-    OperandSpec { name, arity: Arity::Variadic, doc }
-}
 
 impl<'a> OpCtx<'a> {
     /// The type of an operand that the row requires.
@@ -105,14 +83,7 @@ impl<'a> OpCtx<'a> {
 
     /// The integer attribute `axis` as an index below `rank`; negative counts from the end.
     pub(super) fn axis(&self, rank: usize) -> Result<usize, OpError> {
-        let axis = self.op.int("axis");
-        normal_axis(axis, rank).ok_or_else(|| {
-            let range = match rank {
-                0 => "a scalar has no axes".to_string(),
-                _ => format!("it must lie in -{rank}..{rank}"),
-            };
-            self.noted(self.bad_attr(format!("axis {axis} does not exist: {range}")))
-        })
+        common::axis(self.op, self.op.int("axis"), rank).map_err(|e| self.noted(e))
     }
 
     /// The operand has exactly this shape.
@@ -124,13 +95,6 @@ impl<'a> OpCtx<'a> {
             _ => Ok(()),
         }
     }
-}
-
-/// Negative axes count from the end.
-pub(super) fn normal_axis(axis: i64, rank: usize) -> Option<usize> {
-    let rank = i64::try_from(rank).ok()?;
-    let axis = if axis < 0 { axis.checked_add(rank)? } else { axis };
-    (0..rank).contains(&axis).then_some(axis as usize)
 }
 
 /// A sample with all operands given.
@@ -147,42 +111,12 @@ pub(super) fn sample_of(operands: Vec<Option<Tensor>>, attrs: &[(&'static str, A
     Sample { operands, attrs: attrs.to_vec(), regions: vec![] }
 }
 
-/// Deterministic data without a pattern: multiples of 1/64 in -2..2 for floats (which every float
-/// type holds exactly), small integers otherwise. `seed` tells one operand from another.
+/// Ordinary values: floats in -2..2, small integers. `seed` tells one operand from another.
 pub(super) fn data(dtype: DType, shape: &[usize], seed: u64) -> Tensor {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x2545_F491_4F6C_DD1D;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 33) as i64
-    };
-    let n: usize = shape.iter().product();
-    let draws: Vec<i64> = (0..n).map(|_| next()).collect();
-    use super::number::floats;
-    macro_rules! ints {
-        ($t:ty, $lo:expr, $n:expr) => {{
-            let data: Vec<$t> = draws.iter().map(|v| (v % $n + $lo) as $t).collect();
-            Tensor::from_slice(shape, &data)
-        }};
-    }
-    match dtype {
-        DType::F32 | DType::F64 | DType::F16 | DType::BF16 => {
-            let data: Vec<f64> = draws.iter().map(|v| (v % 256 - 128) as f64 / 64.0).collect();
-            floats(dtype, shape, &data)
-        }
-        DType::I8 => ints!(i8, -9, 19),
-        DType::I16 => ints!(i16, -9, 19),
-        DType::I32 => ints!(i32, -9, 19),
-        DType::I64 => ints!(i64, -9, 19),
-        DType::U8 => ints!(u8, 0, 19),
-        DType::U16 => ints!(u16, 0, 19),
-        DType::U32 => ints!(u32, 0, 19),
-        DType::U64 => ints!(u64, 0, 19),
-        DType::Bool => {
-            let data: Vec<bool> = draws.iter().map(|v| v % 2 == 0).collect();
-            Tensor::from_bools(shape, &data)
-        }
+    match dtype.is_float() {
+        true => uniform(dtype, shape, seed, -2.0, 2.0),
+        false if dtype.is_signed_int() => ints(dtype, shape, seed, -9, 9),
+        false => ints(dtype, shape, seed, 0, 1 + 18 * i64::from(dtype != DType::Bool)),
     }
 }
 

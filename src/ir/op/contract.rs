@@ -5,12 +5,14 @@
 
 use std::collections::BTreeMap;
 
-use super::check::{attr, data, f32s, one, optional, sample, sample_of};
-use super::number::{Number, narrow, strides, walk, widen, with_number};
+use super::check::{data, f32s, sample, sample_of};
+use super::common::{attr, operand, optional};
+use super::number::{Number, strides, walk, widen, with_number};
 use super::*;
 use crate::base::Shape;
 use crate::base::shape::broadcast;
 use crate::ir::attr::{AttrKind, Preset};
+use crate::ir::scalar_eval::convert;
 
 pub static ROWS: &[OpRow] = &[
     OpRow {
@@ -18,7 +20,7 @@ pub static ROWS: &[OpRow] = &[
         doc: "The matrix product `a @ b`. `a` is […, m, k] and `b` […, k, n]; leading axes \
               broadcast as in NumPy; a vector counts as one row (`a`) or one column (`b`), whose \
               axis the result drops.",
-        operands: &[one("a", "[…, m, k] or [k]"), one("b", "[…, k, n] or [k]")],
+        operands: &[operand("a", "[…, m, k] or [k]"), operand("b", "[…, k, n] or [k]")],
         attrs: &[
             attr("transpose_a", AttrKind::Bool, Preset::Bool(false), "`a` is […, k, m]"),
             attr("transpose_b", AttrKind::Bool, Preset::Bool(false), "`b` is […, n, k]"),
@@ -35,7 +37,11 @@ pub static ROWS: &[OpRow] = &[
     OpRow {
         name: "dense",
         doc: "The fully connected layer `x @ transpose(weight) + bias`, over the last axis of `x`.",
-        operands: &[one("x", "[…, in]"), one("weight", "[out, in]"), optional("bias", "[out]")],
+        operands: &[
+            operand("x", "[…, in]"),
+            operand("weight", "[out, in]"),
+            optional("bias", "[out]"),
+        ],
         attrs: &[],
         results: &["y"],
         infer: infer_dense,
@@ -54,7 +60,10 @@ pub static ROWS: &[OpRow] = &[
         doc: "The sum of products of two operands by an equation such as `bij,bkj->bik`: one letter \
               for each axis; a letter missing after the arrow is summed over. An axis of extent 1 \
               broadcasts where its letter is kept.",
-        operands: &[one("a", "axes as before the comma"), one("b", "axes as after the comma")],
+        operands: &[
+            operand("a", "axes as before the comma"),
+            operand("b", "axes as after the comma"),
+        ],
         attrs: &[attr("equation", AttrKind::Str, Preset::Required, "`ij,jk->ik`")],
         results: &["y"],
         infer: infer_einsum,
@@ -242,14 +251,14 @@ fn eval_dense(ctx: &EvalCtx) -> Result<Vec<Tensor>, OpError> {
     let spec = dense_spec(&OpCtx { op: ctx.op, types: &types, regions: ctx.regions });
     let dtype = ctx.operands[0].dtype();
     let y = contract(&spec, &widen(&ctx.operands[0]), &widen(&ctx.operands[1]));
-    let Some(bias) = ctx.operand("bias") else { return Ok(vec![narrow(y, dtype)]) };
+    let Some(bias) = ctx.operand("bias") else { return Ok(vec![convert(&y, dtype)]) };
     let bias = widen(bias);
     let y = with_number!(dtype, T => {
         let bias = bias.as_slice::<T>();
         let sums = y.as_slice::<T>().iter().zip(bias.iter().cycle());
         Tensor::from_slice(y.shape(), &sums.map(|(a, b)| a.plus(*b)).collect::<Vec<T>>())
     });
-    Ok(vec![narrow(y, dtype)])
+    Ok(vec![convert(&y, dtype)])
 }
 
 /// The contraction of two tensors of one dtype: the reference for [`ContractSpec`].
@@ -262,7 +271,7 @@ pub fn contract(spec: &ContractSpec, lhs: &Tensor, rhs: &Tensor) -> Tensor {
         let (shape, data) = contract_typed(&spec.out, lhs, rhs);
         Tensor::from_slice(&shape, &data)
     });
-    narrow(y, dtype)
+    convert(&y, dtype)
 }
 
 #[derive(Clone, Copy)]
@@ -472,7 +481,7 @@ mod tests {
             "ij,ij->z",
             "i.,ij->",
         ] {
-            assert_eq!(run(bad).is_err(), true, "{bad}");
+            assert!(run(bad).is_err(), "{bad}");
         }
     }
 }

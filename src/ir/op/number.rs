@@ -4,10 +4,9 @@
 //! [`Number`] or [`Real`] and run at the operands' own dtype: f16 and bf16 are widened to f32 first
 //! and rounded at the end, integers wrap. Nothing here knows an op.
 
-use half::{bf16, f16};
-
+use crate::base::Tensor;
 use crate::base::tensor::Element;
-use crate::base::{DType, Tensor};
+use crate::ir::scalar_eval::convert;
 
 /// An element type with a sum and a product.
 pub(super) trait Number: Element + PartialOrd + Default {
@@ -42,7 +41,8 @@ macro_rules! numbers {
 numbers!(float f32, f64);
 numbers!(int i8, i16, i32, i64, u8, u16, u32, u64);
 
-/// f32 and f64: what normalizations and softmax compute in.
+/// f32 and f64: what normalizations and softmax compute in. Transcendental functions go through
+/// f64, as everywhere in the reference.
 pub(super) trait Real: Number {
     fn of(v: f64) -> Self;
     fn minus(self, other: Self) -> Self;
@@ -60,15 +60,15 @@ macro_rules! reals {
         fn of(v: f64) -> Self { v as $t }
         fn minus(self, other: Self) -> Self { self - other }
         fn over(self, other: Self) -> Self { self / other }
-        fn exp(self) -> Self { <$t>::exp(self) }
-        fn ln(self) -> Self { <$t>::ln(self) }
+        fn exp(self) -> Self { libm::exp(self as f64) as $t }
+        fn ln(self) -> Self { libm::log(self as f64) as $t }
         fn sqrt(self) -> Self { <$t>::sqrt(self) }
     })* };
 }
 reals!(f32, f64);
 
-/// Runs `$body` with `$T` the element type of a dtype, narrow floats as f32, bool as `u8`.
-/// The operands' tensors must have gone through [`widen`].
+/// Runs `$body` with `$T` the element type that numbers of a dtype are computed in. The operands'
+/// tensors must have gone through [`widen`]; inference admits no bool.
 macro_rules! with_number {
     ($dtype:expr, $T:ident => $body:expr) => {
         match $dtype {
@@ -96,7 +96,8 @@ macro_rules! with_number {
                 type $T = i64;
                 $body
             }
-            DType::U8 | DType::Bool => {
+            DType::Bool => unreachable!("inference admits no bool"),
+            DType::U8 => {
                 type $T = u8;
                 $body
             }
@@ -131,68 +132,9 @@ macro_rules! with_real {
 }
 pub(super) use with_real;
 
-/// The tensor in the dtype its arithmetic is done in: narrow floats become f32, bool its bytes.
+/// The tensor in the dtype its arithmetic is done in: narrow floats become f32.
 pub(super) fn widen(t: &Tensor) -> Tensor {
-    match t.dtype() {
-        DType::F16 => {
-            let data: Vec<f32> = t.as_slice::<f16>().iter().map(|v| v.to_f32()).collect();
-            Tensor::from_slice(t.shape(), &data)
-        }
-        DType::BF16 => {
-            let data: Vec<f32> = t.as_slice::<bf16>().iter().map(|v| v.to_f32()).collect();
-            Tensor::from_slice(t.shape(), &data)
-        }
-        DType::Bool => Tensor::from_slice(t.shape(), t.as_bools()),
-        DType::F32
-        | DType::F64
-        | DType::I8
-        | DType::I16
-        | DType::I32
-        | DType::I64
-        | DType::U8
-        | DType::U16
-        | DType::U32
-        | DType::U64 => t.clone(),
-    }
-}
-
-/// The inverse of [`widen`] for a result that is to have this dtype; f32 rounds to nearest even.
-pub(super) fn narrow(t: Tensor, dtype: DType) -> Tensor {
-    match dtype {
-        DType::F16 => {
-            let data: Vec<f16> = t.as_slice::<f32>().iter().map(|v| f16::from_f32(*v)).collect();
-            Tensor::from_slice(t.shape(), &data)
-        }
-        DType::BF16 => {
-            let data: Vec<bf16> = t.as_slice::<f32>().iter().map(|v| bf16::from_f32(*v)).collect();
-            Tensor::from_slice(t.shape(), &data)
-        }
-        DType::Bool => {
-            let data: Vec<bool> = t.as_slice::<u8>().iter().map(|v| *v != 0).collect();
-            Tensor::from_bools(t.shape(), &data)
-        }
-        DType::F32
-        | DType::F64
-        | DType::I8
-        | DType::I16
-        | DType::I32
-        | DType::I64
-        | DType::U8
-        | DType::U16
-        | DType::U32
-        | DType::U64 => t,
-    }
-}
-
-/// A floating tensor in f32 or f64 from values in f64, for samples and tests.
-pub(super) fn floats(dtype: DType, shape: &[usize], data: &[f64]) -> Tensor {
-    match dtype {
-        DType::F64 => Tensor::from_slice(shape, data),
-        _ => {
-            let data: Vec<f32> = data.iter().map(|v| *v as f32).collect();
-            narrow(Tensor::from_slice(shape, &data), dtype)
-        }
-    }
+    convert(t, t.dtype().compute())
 }
 
 /// Row-major strides in elements.
@@ -252,12 +194,5 @@ mod tests {
         walk(&[], [&[]], |[o]| count += 1 + o);
         walk(&[4, 0], [&[0, 1]], |_| count += 100);
         assert_eq!(count, 1);
-    }
-
-    #[test]
-    fn narrow_floats_go_through_f32() {
-        let t = floats(DType::BF16, &[2], &[1.0, 3.1415926]);
-        assert_eq!(widen(&t).as_slice::<f32>(), [1.0, 3.140625]);
-        assert_eq!(narrow(widen(&t), DType::BF16), t);
     }
 }
