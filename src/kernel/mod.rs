@@ -1,4 +1,6 @@
 //! Nests and kernels: what one fusion group computes, and how.
 
 pub mod build;
+pub mod eval;
 pub mod ir;
+pub mod types;
