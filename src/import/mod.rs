@@ -6,6 +6,8 @@
 pub mod error;
 pub mod npy;
 pub mod safetensors;
+pub mod show;
+pub mod value;
 
 use std::io::Read;
 use std::path::Path;
