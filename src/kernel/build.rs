@@ -80,7 +80,8 @@ impl KernelBuilder {
         self.kernel.ty(v)
     }
 
-    fn elem(&self, buf: Buf) -> DType {
+    /// The element type of a buffer.
+    pub fn elem(&self, buf: Buf) -> DType {
         match buf {
             Buf::Param(i) => self.kernel.params[i as usize].elem,
             Buf::Scratch(i) => self.kernel.scratch[i as usize].elem,

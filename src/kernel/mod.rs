@@ -1,6 +1,12 @@
 //! Nests and kernels: what one fusion group computes, and how.
 
 pub mod build;
+pub mod emit;
 pub mod eval;
+pub mod generate;
 pub mod ir;
+pub mod ir;
+pub mod nest;
+pub mod resolve;
+pub mod scalar_fn;
 pub mod types;

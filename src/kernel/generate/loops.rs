@@ -1,0 +1,325 @@
+//! The generic generator: takes every nest.
+//!
+//! Pointwise nests (nothing reduced) go to `pointwise`. In all others a grid point is one point of
+//! the shared axes; each stage that is kept has its own loops, in stage order, over its own axes.
+//! The last own axis lies in lanes; a reduction along contiguous elements lies in lanes itself.
+
+use std::collections::BTreeMap;
+
+use super::reduce::Reduction;
+use super::{pointwise, sweep};
+use crate::base::machine::Machine;
+use crate::ir::index::{Expr, IndexMap};
+use crate::ir::scalar::ScalarFn;
+use crate::kernel::build::KernelBuilder;
+use crate::kernel::emit::{Emitter, Home};
+use crate::kernel::ir::{Access, Addr, Buf, Kernel, LaneOp, Ty, Val};
+use crate::kernel::nest::{Keep, Nest};
+use crate::kernel::resolve::{Leaf, Resolved, resolve};
+
+pub fn build(nest: &Nest, machine: &Machine) -> Kernel {
+    let mut b = KernelBuilder::new(&nest.name, machine.numerics());
+    let slots = declare(nest, &mut b);
+    let reduced = nest.stages.iter().any(|s| !s.reduce.is_empty() || s.keep == Keep::Row);
+    let same = nest
+        .outs
+        .windows(2)
+        .all(|w| nest.stages[w[0].stage as usize].axes == nest.stages[w[1].stage as usize].axes);
+    if !reduced && same {
+        pointwise::build(nest, machine, &mut b, &slots);
+    } else {
+        rows(nest, machine, &mut b, &slots);
+    }
+    b.finish()
+}
+
+/// One parameter for each slot.
+pub fn declare(nest: &Nest, b: &mut KernelBuilder) -> Vec<Buf> {
+    let param = |(i, slot): (usize, &crate::kernel::nest::Slot)| match i < nest.operands {
+        true => b.param(&format!("x{i}"), slot.dtype, slot.numel(), Access::Read),
+        false => {
+            let name = format!("y{}", i - nest.operands);
+            b.param(&name, slot.dtype, slot.numel(), Access::Write)
+        }
+    };
+    let slots: Vec<Buf> = nest.slots.iter().enumerate().map(param).collect();
+    for (out, operand) in &nest.inplace {
+        b.inplace(slots[*out as usize], slots[*operand as usize]);
+    }
+    slots
+}
+
+fn rows(nest: &Nest, machine: &Machine, b: &mut KernelBuilder, slots: &[Buf]) {
+    let kept: Vec<u16> = (0..nest.stages.len() as u16)
+        .filter(|i| nest.stages[*i as usize].keep != Keep::Inline)
+        .collect();
+    // A lone reduction shares nothing, so its grid may be as fine as its axes allow.
+    let shared = match kept[..] {
+        [only] => {
+            let stage = &nest.stages[only as usize];
+            let resolved = resolved_stage(nest, only);
+            match Reduction::of(nest, only, &resolved, stage.axes.len()) {
+                Some(r) if r.lanes_along_reduction() => stage.axes.len(),
+                _ => stage.axes.len().saturating_sub(1),
+            }
+        }
+        _ => nest.shared,
+    };
+    let row: Vec<i64> =
+        kept.first().map(|k| nest.stages[*k as usize].axes[..shared].to_vec()).unwrap_or_default();
+    let point = grid_point(b, &row);
+    let mut homes: BTreeMap<u16, Home> = BTreeMap::new();
+    for id in kept {
+        let mut row = Row { nest, machine, slots, shared, point: &point, homes: &mut homes };
+        row.stage(b, id);
+    }
+}
+
+/// Makes the grid cover these axes and takes the grid point apart.
+pub fn grid_point(b: &mut KernelBuilder, axes: &[i64]) -> Vec<Val> {
+    // The last axes go to grid axis 0 as long as its extent fits.
+    let (mut grid, mut groups, mut g) = ([1u32; 3], vec![vec![]; 3], 0usize);
+    for (i, &n) in axes.iter().enumerate().rev() {
+        let n = n.max(0) as u64;
+        if grid[g] as u64 * n > (1 << 31) && g < 2 {
+            g += 1;
+        }
+        grid[g] = (grid[g] as u64 * n).min(u32::MAX as u64) as u32;
+        groups[g].push(i);
+    }
+    b.set_grid(grid);
+    let mut point: Vec<Option<Val>> = vec![None; axes.len()];
+    for (g, group) in groups.iter().enumerate() {
+        let mut rest = b.grid(g as u8);
+        for (k, &i) in group.iter().enumerate() {
+            let n = b.index(axes[i].max(1));
+            let last = k + 1 == group.len();
+            point[i] = Some(if last { rest } else { b.op(crate::kernel::ir::Op::Rem, &[rest, n]) });
+            if !last {
+                rest = b.op(crate::kernel::ir::Op::Div, &[rest, n]);
+            }
+        }
+    }
+    point.into_iter().map(|v| v.expect("every axis belongs to a group")).collect()
+}
+
+/// The body of a stage over its own loop axes (`axes ++ reduce`).
+pub fn resolved_stage(nest: &Nest, id: u16) -> Resolved {
+    let stage = &nest.stages[id as usize];
+    let extents = stage.extents();
+    let point: Vec<Expr> = (0..extents.len()).map(Expr::axis).collect();
+    let mut resolved = Resolved::default();
+    let root = resolve(nest, id, &point, &extents, &mut resolved);
+    resolved.root = root;
+    resolved
+}
+
+struct Row<'a> {
+    nest: &'a Nest,
+    machine: &'a Machine,
+    slots: &'a [Buf],
+    shared: usize,
+    point: &'a [Val],
+    homes: &'a mut BTreeMap<u16, Home>,
+}
+
+impl Row<'_> {
+    /// Computes one kept stage for this row, and notes where it is.
+    fn stage(&mut self, b: &mut KernelBuilder, id: u16) {
+        let stage = &self.nest.stages[id as usize];
+        let resolved = resolved_stage(self.nest, id);
+        let own: Vec<i64> = stage.axes[self.shared..].to_vec();
+        let size: i64 = own.iter().product();
+        let read_later = self.nest.stages.iter().skip(id as usize + 1).any(|s| reads(s, id));
+        let memory = (read_later && size > 1).then(|| {
+            let buf = b.scratch(stage.dtype.compute(), size.max(0) as u64);
+            let extents: Vec<usize> = own.iter().map(|&d| d as usize).collect();
+            Home::Memory { buf, base: b.index(0), extents }
+        });
+        if size == 1 {
+            let mut coords = self.point.to_vec();
+            coords.extend(own.iter().map(|_| b.index(0)));
+            let v = self.value(b, id, &resolved, coords, (None, 1), &BTreeMap::new());
+            let at: Vec<Val> = (0..stage.axes.len()).map(|i| self.coord(b, i)).collect();
+            self.store_outs(b, id, v, &at, None);
+            self.homes.insert(id, Home::Register(v));
+            return;
+        }
+        self.sweep(b, id, &resolved, &own, memory.as_ref());
+        if let Some(home) = memory {
+            self.homes.insert(id, home);
+        }
+    }
+
+    fn coord(&self, b: &mut KernelBuilder, axis: usize) -> Val {
+        self.point.get(axis).copied().unwrap_or_else(|| b.index(0))
+    }
+
+    /// Loops over the stage's own axes, the last one in vectors.
+    fn sweep(
+        &mut self,
+        b: &mut KernelBuilder,
+        id: u16,
+        resolved: &Resolved,
+        own: &[i64],
+        memory: Option<&Home>,
+    ) {
+        let rank = self.shared + own.len();
+        let vector = rank - 1;
+        let extent = own[own.len() - 1];
+        let reduction = Reduction::of(self.nest, id, resolved, rank);
+        let across = reduction.as_ref().is_some_and(|r| r.lanes_along_reduction());
+        let plain = across || reduction.as_ref().is_some_and(|r| r.scalar_only());
+        let cuts = sweep::segments(resolved, vector, extent);
+        let lanes = match (&cuts, plain) {
+            (Some(_), false) => lanes(self.nest, resolved, vector, self.machine),
+            _ => 1,
+        };
+        let cuts = cuts.unwrap_or_else(|| {
+            vec![sweep::Segment { lo: 0, hi: extent, decided: BTreeMap::new() }]
+        });
+        let mut coords = self.point.to_vec();
+        let outer = own[..own.len() - 1].to_vec();
+        sweep::nested(b, &outer, &mut coords, &mut |b, coords| {
+            for cut in &cuts {
+                sweep::vectors(b, (cut.lo, cut.hi), lanes, &mut |b, i, lanes| {
+                    let at = [coords, &[i]].concat();
+                    let v = self.value(
+                        b,
+                        id,
+                        resolved,
+                        at.clone(),
+                        (Some(vector), lanes),
+                        &cut.decided,
+                    );
+                    self.store_outs(b, id, v, &at, Some(vector));
+                    if let Some(Home::Memory { buf, base, extents }) = memory {
+                        let own: Vec<Expr> = (self.shared..rank).map(Expr::axis).collect();
+                        let flat = IndexMap(own).flatten(extents);
+                        self.store(b, *buf, *base, &flat, v, &at, Some(vector));
+                    }
+                });
+            }
+        });
+    }
+
+    fn value(
+        &self,
+        b: &mut KernelBuilder,
+        id: u16,
+        resolved: &Resolved,
+        coords: Vec<Val>,
+        lanes: (Option<usize>, u16),
+        decided: &BTreeMap<crate::ir::index::Guard, bool>,
+    ) -> Val {
+        match Reduction::of(self.nest, id, resolved, coords.len()) {
+            Some(r) => r.emit(b, self.slots, self.homes, decided, coords, lanes),
+            None => {
+                Emitter::new(self.nest, resolved, self.slots, self.homes, decided, coords, lanes)
+                    .value(b, resolved.root)
+            }
+        }
+    }
+
+    fn store_outs(
+        &self,
+        b: &mut KernelBuilder,
+        id: u16,
+        v: Val,
+        at: &[Val],
+        vector: Option<usize>,
+    ) {
+        for out in self.nest.outs.iter().filter(|o| o.stage == id) {
+            let base = b.index(0);
+            self.store(b, self.slots[out.slot as usize], base, &out.at, v, at, vector);
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn store(
+        &self,
+        b: &mut KernelBuilder,
+        buf: Buf,
+        base: Val,
+        at: &Expr,
+        v: Val,
+        coords: &[Val],
+        vector: Option<usize>,
+    ) {
+        let (resolved, homes, decided) = (Resolved::default(), BTreeMap::new(), BTreeMap::new());
+        let lanes = b.ty(v).lanes();
+        let mut e = Emitter::new(
+            self.nest,
+            &resolved,
+            self.slots,
+            &homes,
+            &decided,
+            coords.to_vec(),
+            (vector, lanes),
+        );
+        store(b, &mut e, buf, base, at, v);
+    }
+}
+
+/// Stores a register at an offset over the emitter's axes, rounding to the buffer's element type.
+pub fn store(b: &mut KernelBuilder, e: &mut Emitter, buf: Buf, base: Val, at: &Expr, v: Val) {
+    let v = b.convert(v, b.elem(buf));
+    let lanes = b.ty(v).lanes();
+    let stride = e.vector.map_or(Some(0), |axis| at.stride(axis));
+    if lanes == 1 || stride == Some(1) {
+        let addr = e.addr(b, buf, base, at, 0);
+        b.store(addr, v);
+        return;
+    }
+    for i in 0..lanes {
+        let addr = match stride {
+            Some(s) => {
+                let first = e.addr(b, buf, base, at, 0);
+                Addr { plus: first.plus + i as i64 * s, ..first }
+            }
+            None => e.addr(b, buf, base, at, i as i64),
+        };
+        let ty: Ty = b.ty(v).with_lanes(1);
+        let lane = b.lane(LaneOp::Extract(i), ty, &[v]);
+        b.store(addr, lane);
+    }
+}
+
+fn reads(stage: &crate::kernel::nest::Stage, id: u16) -> bool {
+    use crate::kernel::nest::{From, Scalar};
+    stage.body.0.iter().any(|s| matches!(s, Scalar::Load { from: From::Stage(i), .. } if *i == id))
+}
+
+/// How many lanes a body is worth along an axis: several registers' worth where all accesses are
+/// contiguous, fewer where functions are long or lanes are loaded one by one.
+pub fn lanes(nest: &Nest, resolved: &Resolved, axis: usize, machine: &Machine) -> u16 {
+    let (mut widest, mut heavy, mut scattered) = (1usize, 0u64, false);
+    for leaf in &resolved.leaves {
+        match leaf {
+            Leaf::Slot { slot, at } => {
+                widest = widest.max(nest.slots[*slot as usize].dtype.compute().bytes());
+                scattered |= !matches!(at.stride(axis), Some(0 | 1));
+            }
+            Leaf::Stage { stage, .. } => {
+                widest = widest.max(nest.stages[*stage as usize].dtype.compute().bytes());
+            }
+            Leaf::Fn(f, _) => {
+                heavy = heavy.max(f.flops());
+                if let ScalarFn::Cast(to) = f {
+                    widest = widest.max(to.bytes());
+                }
+            }
+            Leaf::Axis(_) => (widest, scattered) = (8, true),
+            Leaf::Const(_) | Leaf::Guarded { .. } => {}
+        }
+    }
+    let one = (machine.vector_bytes as usize / widest.max(4)).max(1);
+    let registers = if scattered {
+        1
+    } else if heavy >= 20 {
+        2
+    } else {
+        4
+    };
+    (one * registers).min(64) as u16
+}

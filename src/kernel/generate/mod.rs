@@ -1,0 +1,38 @@
+//! The generators: from nests to kernels, specialized to the shape.
+//!
+//! A generator is a row of [`TABLE`]; the first row that matches a nest builds it. The generic
+//! loop generator is the last row and takes every nest. *Numeric choices* (the order of sums, the
+//! number of partial results) depend on the nest alone; *machine choices* (lanes, tiles) may look
+//! at the machine and never change a bit.
+
+pub mod loops;
+mod pointwise;
+mod reduce;
+mod sweep;
+
+use super::ir::Kernel;
+use super::nest::Nest;
+use crate::base::machine::Machine;
+
+pub struct GenRow {
+    pub name: &'static str,
+    pub doc: &'static str,
+    pub matches: fn(&Nest, &Machine) -> bool,
+    pub build: fn(&Nest, &Machine) -> Kernel,
+}
+
+/// All generators, the most special first.
+pub static TABLE: &[GenRow] = &[GenRow {
+    name: "loops",
+    doc: "Any nest: a loop over rows, in it one loop for each stage; vectors along the last axis.",
+    matches: |_, _| true,
+    build: loops::build,
+}];
+
+/// The generator for a nest.
+pub fn choose(nest: &Nest, machine: &Machine) -> &'static GenRow {
+    TABLE
+        .iter()
+        .find(|row| (row.matches)(nest, machine))
+        .expect("the loop generator takes every nest")
+}

@@ -1,0 +1,201 @@
+//! Pointwise nests: every result has the same axes and nothing is reduced.
+//!
+//! Axes that every access walks through in step become one; the last axis lies in lanes; the grid
+//! covers the outer axes, or chunks of the last one where it is all there is.
+
+use std::collections::BTreeMap;
+
+use super::loops::{grid_point, lanes, store};
+use super::sweep::{self, Segment};
+use crate::base::machine::Machine;
+use crate::ir::index::{Expr, Guard, Term};
+use crate::kernel::build::KernelBuilder;
+use crate::kernel::emit::Emitter;
+use crate::kernel::ir::{Buf, Op, Val};
+use crate::kernel::nest::{Keep, Nest, Out};
+use crate::kernel::resolve::{Leaf, Resolved, resolve};
+
+/// Elements of one grid point where a single axis is cut.
+const CHUNK: i64 = 4096;
+
+pub fn build(nest: &Nest, machine: &Machine, b: &mut KernelBuilder, slots: &[Buf]) {
+    let mut inline = nest.clone();
+    inline.stages.iter_mut().for_each(|s| s.keep = Keep::Inline);
+    let axes = nest.stages[nest.outs[0].stage as usize].axes.clone();
+    let axes = merged_axes(&inline, &axes);
+    let resolved = resolve_outs(&inline, &axes);
+    let p = Pointwise {
+        nest: &inline,
+        slots,
+        body: &resolved.0,
+        outs: &resolved.1,
+        rank: axes.extents.len(),
+    };
+    p.emit(b, machine, &axes.extents);
+}
+
+/// Loop axes, and each axis of the stages as an expression over them.
+struct Axes {
+    extents: Vec<i64>,
+    point: Vec<Expr>,
+}
+
+/// Merges neighbours as long as no access tells them apart.
+fn merged_axes(nest: &Nest, axes: &[i64]) -> Axes {
+    let identity = |n: usize| (0..n).map(Expr::axis).collect::<Vec<_>>();
+    let mut current = Axes { extents: axes.to_vec(), point: identity(axes.len()) };
+    let mut i = 0;
+    while i + 1 < current.extents.len() {
+        let (outer, inner) = (current.extents[i], current.extents[i + 1]);
+        let (body, outs) = resolve_outs(nest, &current);
+        let in_step = |e: &Expr| match (e.stride(i), e.stride(i + 1)) {
+            (Some(a), Some(b)) => outer == 1 || inner == 1 || a == b * inner,
+            _ => !e.mentions(i) && !e.mentions(i + 1),
+        };
+        let mergeable = outs.iter().all(|(_, at)| in_step(at))
+            && body.leaves.iter().all(|l| match l {
+                Leaf::Slot { at, .. } => in_step(at),
+                Leaf::Stage { at, .. } => at.iter().all(in_step),
+                Leaf::Axis(e) => in_step(e),
+                Leaf::Guarded { guards, .. } => guards.iter().all(|g| in_step(&g.expr)),
+                Leaf::Const(_) | Leaf::Fn(..) => true,
+            });
+        if !mergeable {
+            i += 1;
+            continue;
+        }
+        let mut extents = current.extents.clone();
+        extents.splice(i..i + 2, [outer * inner]);
+        let by: Vec<Expr> = (0..current.extents.len())
+            .map(|k| match k {
+                k if k < i => Expr::axis(k),
+                k if k == i => Expr::axis(i).floor_div(inner.max(1), &extents),
+                k if k == i + 1 => Expr::axis(i).modulo(inner.max(1), &extents),
+                k => Expr::axis(k - 1),
+            })
+            .collect();
+        let point = current.point.iter().map(|e| e.substitute(&by, &extents)).collect();
+        current = Axes { extents, point };
+    }
+    current
+}
+
+/// All results in one body, with their positions and offsets over the loop axes. Pairs of
+/// `⌊a / d⌋ · d·s + (a mod d) · s` become `a · s`.
+fn resolve_outs(nest: &Nest, axes: &Axes) -> (Resolved, Vec<(u32, Expr)>) {
+    let mut resolved = Resolved::default();
+    let mut outs = vec![];
+    for Out { stage, at, .. } in &nest.outs {
+        let value = resolve(nest, *stage, &axes.point, &axes.extents, &mut resolved);
+        outs.push((value, joined(&at.substitute(&axes.point, &axes.extents))));
+    }
+    for leaf in &mut resolved.leaves {
+        match leaf {
+            Leaf::Slot { at, .. } => *at = joined(at),
+            Leaf::Axis(e) => *e = joined(e),
+            Leaf::Guarded { guards, .. } => {
+                guards.iter_mut().for_each(|g| g.expr = joined(&g.expr))
+            }
+            Leaf::Stage { .. } | Leaf::Const(_) | Leaf::Fn(..) => {}
+        }
+    }
+    (resolved, outs)
+}
+
+/// `⌊e / d⌋ · (d · s) + (e mod d) · s = e · s`.
+fn joined(e: &Expr) -> Expr {
+    for (term, c) in &e.terms {
+        let Term::Mod(inner, d) = term else { continue };
+        let quotient = Term::FloorDiv(inner.clone(), *d);
+        if e.terms.iter().any(|(t, k)| *t == quotient && *k == c * d) {
+            let rest = e.terms.iter().filter(|(t, _)| t != term && *t != quotient);
+            let rest = Expr { constant: e.constant, terms: rest.cloned().collect() };
+            return joined(&rest.add(&inner.scale(*c)));
+        }
+    }
+    e.clone()
+}
+
+struct Pointwise<'a> {
+    nest: &'a Nest,
+    slots: &'a [Buf],
+    body: &'a Resolved,
+    outs: &'a [(u32, Expr)],
+    rank: usize,
+}
+
+impl Pointwise<'_> {
+    fn emit(&self, b: &mut KernelBuilder, machine: &Machine, extents: &[i64]) {
+        if extents.is_empty() {
+            self.point(b, vec![], (None, 1), &BTreeMap::new());
+            return;
+        }
+        let last = self.rank - 1;
+        let extent = extents[last];
+        let cuts = sweep::segments(self.body, last, extent);
+        let wide = if cuts.is_some() { lanes(self.nest, self.body, last, machine) } else { 1 };
+        let whole = || vec![Segment { lo: 0, hi: extent, decided: BTreeMap::new() }];
+        let cuts = cuts.unwrap_or_else(whole);
+        if self.rank == 1 && cuts.len() == 1 && extent > CHUNK {
+            return self.chunks(b, extent, wide, &cuts[0].decided);
+        }
+        // Outer axes go to the grid until a grid point is small.
+        let work = |g: usize| extents[g..].iter().product::<i64>();
+        let g = (0..last).find(|&g| work(g) <= CHUNK).unwrap_or(last);
+        let mut coords = grid_point(b, &extents[..g]);
+        sweep::nested(b, &extents[g..last], &mut coords, &mut |b, coords| {
+            for cut in &cuts {
+                sweep::vectors(b, (cut.lo, cut.hi), wide, &mut |b, i, lanes| {
+                    self.point(b, [coords, &[i]].concat(), (Some(last), lanes), &cut.decided);
+                });
+            }
+        });
+    }
+
+    /// One axis, cut into chunks of `CHUNK`; the last chunk ends with the tail.
+    fn chunks(&self, b: &mut KernelBuilder, n: i64, lanes: u16, decided: &BTreeMap<Guard, bool>) {
+        let full = n / lanes as i64 * lanes as i64;
+        b.set_grid([(n as u64).div_ceil(CHUNK as u64).min(u32::MAX as u64) as u32, 1, 1]);
+        let g = b.grid(0);
+        let lo = b.times(g, CHUNK);
+        let (end, top) = (b.offset(lo, CHUNK), b.index(full));
+        let hi = b.op(Op::Min, &[end, top]);
+        b.for_loop((lo, hi, lanes as i64), &[], |b, i, _| {
+            self.point(b, vec![i], (Some(0), lanes), decided);
+            vec![]
+        });
+        if full == n {
+            return;
+        }
+        let total = b.index(n);
+        let last = b.op(Op::Ge, &[end, total]);
+        b.if_else(
+            last,
+            |b| {
+                for (at, lanes) in sweep::tail(full, n, lanes) {
+                    let first = b.index(at);
+                    self.point(b, vec![first], (Some(0), lanes), decided);
+                }
+                vec![]
+            },
+            |_| vec![],
+        );
+    }
+
+    /// Computes all results first, then stores them: a result may overwrite an operand.
+    fn point(
+        &self,
+        b: &mut KernelBuilder,
+        coords: Vec<Val>,
+        lanes: (Option<usize>, u16),
+        decided: &BTreeMap<Guard, bool>,
+    ) {
+        let homes = BTreeMap::new();
+        let mut e = Emitter::new(self.nest, self.body, self.slots, &homes, decided, coords, lanes);
+        let values: Vec<Val> = self.outs.iter().map(|(leaf, _)| e.value(b, *leaf)).collect();
+        for ((out, (_, at)), v) in self.nest.outs.iter().zip(self.outs).zip(values) {
+            let base = b.index(0);
+            store(b, &mut e, self.slots[out.slot as usize], base, at, v);
+        }
+    }
+}

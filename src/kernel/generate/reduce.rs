@@ -1,0 +1,352 @@
+//! Reductions: how many elements become one, in an order that the nest alone decides.
+//!
+//! - Along contiguous elements: interleaved partial results, 32 of them (fewer where the axis is
+//!   shorter: the greatest power of two that fits), element `i` in partial `i mod 32`, folded by
+//!   a halving tree.
+//! - Otherwise: one ascending chain. Lanes then lie along the last axis of the result.
+//! - A sum of products is a chain of multiply-adds.
+
+use std::collections::BTreeMap;
+
+use super::sweep;
+use crate::base::DType;
+use crate::ir::index::Guard;
+use crate::ir::scalar::{Combine, ScalarFn};
+use crate::kernel::build::KernelBuilder;
+use crate::kernel::emit::{Emitter, Home};
+use crate::kernel::ir::{Buf, LaneOp, Lit, Op, Ty, Val};
+use crate::kernel::nest::{Nest, Stage};
+use crate::kernel::resolve::{Leaf, Resolved};
+use crate::kernel::scalar_fn::nan_keeping;
+
+/// Partial results of a reduction along contiguous elements.
+const PARTIALS: i64 = 32;
+
+pub struct Reduction<'a> {
+    nest: &'a Nest,
+    stage: &'a Stage,
+    resolved: &'a Resolved,
+    combine: Combine,
+    /// Axes of the result: the reduced ones follow.
+    rank: usize,
+}
+
+impl<'a> Reduction<'a> {
+    /// The reduction of a stage, if it is one.
+    pub fn of(
+        nest: &'a Nest,
+        id: u16,
+        resolved: &'a Resolved,
+        rank: usize,
+    ) -> Option<Reduction<'a>> {
+        let stage = &nest.stages[id as usize];
+        let combine = stage.combine?;
+        debug_assert_eq!(rank, stage.axes.len());
+        Some(Reduction { nest, stage, resolved, combine, rank })
+    }
+
+    /// Lanes lie along the innermost reduced axis: all accesses are contiguous along it, or do not
+    /// depend on it, and no guard does.
+    pub fn lanes_along_reduction(&self) -> bool {
+        let Some(&extent) = self.stage.reduce.last() else { return false };
+        let axis = self.rank + self.stage.reduce.len() - 1;
+        let mut contiguous = false;
+        let all = self.resolved.leaves.iter().all(|l| match l {
+            Leaf::Slot { at, .. } => {
+                contiguous |= at.stride(axis) == Some(1);
+                matches!(at.stride(axis), Some(0 | 1))
+            }
+            Leaf::Stage { stage, at } => {
+                let own: Vec<usize> = self.nest.stages[*stage as usize].axes[self.nest.shared..]
+                    .iter()
+                    .map(|&d| d as usize)
+                    .collect();
+                let flat = crate::ir::index::IndexMap(at.clone()).flatten(&own);
+                contiguous |= flat.stride(axis) == Some(1);
+                matches!(flat.stride(axis), Some(0 | 1))
+            }
+            Leaf::Axis(e) => !e.mentions(axis),
+            Leaf::Guarded { guards, .. } => guards.iter().all(|g| !g.expr.mentions(axis)),
+            Leaf::Const(_) | Leaf::Fn(..) => true,
+        });
+        all && contiguous && extent > 1 && !self.scalar_only()
+    }
+
+    /// Masks and indices are reduced one by one.
+    pub fn scalar_only(&self) -> bool {
+        match self.combine {
+            Combine::Any | Combine::All | Combine::ArgMax | Combine::ArgMin => true,
+            Combine::Sum | Combine::Prod | Combine::Max | Combine::Min => {
+                self.stage.dtype == DType::Bool
+            }
+        }
+    }
+
+    /// The reduced value at a point of the result's axes.
+    pub fn emit(
+        &self,
+        b: &mut KernelBuilder,
+        slots: &'a [Buf],
+        homes: &'a BTreeMap<u16, Home>,
+        decided: &'a BTreeMap<Guard, bool>,
+        coords: Vec<Val>,
+        lanes: (Option<usize>, u16),
+    ) -> Val {
+        let site = Site { slots, homes, decided, coords };
+        match self.combine {
+            Combine::ArgMax | Combine::ArgMin => self.arg(b, &site),
+            Combine::Any | Combine::All => self.chain(b, &site, (None, 1)),
+            _ if self.lanes_along_reduction() => self.partials(b, &site),
+            _ => self.chain(b, &site, lanes),
+        }
+    }
+
+    fn body(
+        &self,
+        b: &mut KernelBuilder,
+        site: &Site,
+        reduce: &[Val],
+        lanes: (Option<usize>, u16),
+        acc: Val,
+    ) -> Val {
+        let coords = [&site.coords[..], reduce].concat();
+        let mut e = Emitter::new(
+            self.nest,
+            self.resolved,
+            site.slots,
+            site.homes,
+            site.decided,
+            coords,
+            lanes,
+        );
+        let root = self.resolved.root;
+        // A sum of products: one multiply-add for each, rounded as the numeric class says.
+        if self.combine == Combine::Sum
+            && self.stage.dtype.is_float()
+            && let Leaf::Fn(ScalarFn::Mul, args) = &self.resolved.leaves[root as usize]
+        {
+            let (x, y) = (e.value(b, args[0]), e.value(b, args[1]));
+            return b.mul_add(x, y, acc);
+        }
+        let v = e.value(b, root);
+        self.join(b, acc, v)
+    }
+
+    fn join(&self, b: &mut KernelBuilder, acc: Val, v: Val) -> Val {
+        let float = b.ty(v).dtype().is_float();
+        match self.combine {
+            Combine::Sum => b.op(Op::Add, &[acc, v]),
+            Combine::Prod => b.op(Op::Mul, &[acc, v]),
+            Combine::Max => nan_keeping(b, Op::Max, float, acc, v),
+            Combine::Min => nan_keeping(b, Op::Min, float, acc, v),
+            Combine::Any => b.op(Op::Or, &[acc, v]),
+            Combine::All => b.op(Op::And, &[acc, v]),
+            Combine::ArgMax | Combine::ArgMin => unreachable!("indices are reduced by `arg`"),
+        }
+    }
+
+    fn identity(&self, b: &mut KernelBuilder, lanes: u16) -> Val {
+        let dtype = self.stage.dtype.compute();
+        b.constant(Ty::of(dtype, lanes), neutral(self.combine, dtype))
+    }
+
+    /// One ascending chain over all reduced axes.
+    fn chain(&self, b: &mut KernelBuilder, site: &Site, lanes: (Option<usize>, u16)) -> Val {
+        let init = self.identity(b, lanes.1);
+        self.loops(b, &self.stage.reduce, &mut vec![], init, &mut |b, at, acc| {
+            self.body(b, site, at, lanes, acc)
+        })
+    }
+
+    fn loops(
+        &self,
+        b: &mut KernelBuilder,
+        extents: &[i64],
+        at: &mut Vec<Val>,
+        acc: Val,
+        body: &mut dyn FnMut(&mut KernelBuilder, &[Val], Val) -> Val,
+    ) -> Val {
+        let [n, rest @ ..] = extents else { return body(b, at, acc) };
+        let (lo, hi) = (b.index(0), b.index(*n));
+        b.for_loop((lo, hi, 1), &[acc], |b, i, carried| {
+            at.push(i);
+            let v = self.loops(b, rest, at, carried[0], body);
+            at.pop();
+            vec![v]
+        })[0]
+    }
+
+    fn partials(&self, b: &mut KernelBuilder, site: &Site) -> Val {
+        let (&n, outer) = self.stage.reduce.split_last().expect("something is reduced");
+        let axis = self.rank + outer.len();
+        let count = (1..).map(|k| 1i64 << k).take_while(|p| *p <= n.min(PARTIALS)).last();
+        let count = count.unwrap_or(1) as u16;
+        let init = self.identity(b, count);
+        let acc = self.loops(b, outer, &mut vec![], init, &mut |b, at, acc| {
+            let full = n / count as i64 * count as i64;
+            let (lo, hi) = (b.index(0), b.index(full));
+            let mut acc = b.for_loop((lo, hi, count as i64), &[acc], |b, i, carried| {
+                let at = [at, &[i]].concat();
+                vec![self.body(b, site, &at, (Some(axis), count), carried[0])]
+            })[0];
+            for (first, lanes) in sweep::tail(full, n, count) {
+                let at = [at, &[b.index(first)]].concat();
+                acc = self.tail(b, acc, (first - full) as u16, lanes, &mut |b, part| {
+                    self.body(b, site, &at, (Some(axis), lanes), part)
+                });
+            }
+            acc
+        });
+        self.fold(b, acc)
+    }
+
+    /// Updates lanes `from .. from + lanes` of the partial results.
+    fn tail(
+        &self,
+        b: &mut KernelBuilder,
+        acc: Val,
+        from: u16,
+        lanes: u16,
+        body: &mut dyn FnMut(&mut KernelBuilder, Val) -> Val,
+    ) -> Val {
+        let ty = b.ty(acc);
+        let all = ty.lanes();
+        let piece = |b: &mut KernelBuilder, from: u16, n: u16| match n {
+            1 => b.lane(LaneOp::Extract(from), ty.with_lanes(1), &[acc]),
+            n => b.lane(LaneOp::Slice(from), ty.with_lanes(n), &[acc]),
+        };
+        let part = piece(b, from, lanes);
+        let updated = body(b, part);
+        let mut parts = vec![];
+        // What lies before and after, in powers of two.
+        let mut at = 0;
+        while at < all {
+            if at == from {
+                parts.push(updated);
+                at += lanes;
+                continue;
+            }
+            let end = if at < from { from } else { all };
+            let mut width = 1u16;
+            while width * 2 <= end - at && at % (width * 2) == 0 {
+                width *= 2;
+            }
+            parts.push(piece(b, at, width));
+            at += width;
+        }
+        b.lane(LaneOp::Concat, ty, &parts)
+    }
+
+    /// A halving tree: lane i with lane i + n/2.
+    fn fold(&self, b: &mut KernelBuilder, acc: Val) -> Val {
+        let mut v = acc;
+        while b.ty(v).lanes() > 1 {
+            let half = b.ty(v).lanes() / 2;
+            let ty = b.ty(v).with_lanes(half);
+            let part = |b: &mut KernelBuilder, from: u16| match half {
+                1 => b.lane(LaneOp::Extract(from), ty, &[v]),
+                _ => b.lane(LaneOp::Slice(from), ty, &[v]),
+            };
+            let (low, high) = (part(b, 0), part(b, half));
+            v = self.join(b, low, high);
+        }
+        v
+    }
+
+    /// The index of the first extreme element; the first NaN wins.
+    fn arg(&self, b: &mut KernelBuilder, site: &Site) -> Val {
+        let of = match self.combine {
+            Combine::ArgMin => Combine::Min,
+            _ => Combine::Max,
+        };
+        let none = BTreeMap::new();
+        let probe = Emitter::new(
+            self.nest,
+            self.resolved,
+            site.slots,
+            site.homes,
+            &none,
+            site.coords.clone(),
+            (None, 1),
+        );
+        let dtype = probe.dtype(self.resolved.root).compute();
+        let masks = dtype == DType::Bool;
+        let value = if masks { DType::U8 } else { dtype };
+        let best = b.constant(Ty::of(value, 1), neutral(of, value));
+        let index = b.constant(Ty::of(DType::I64, 1), Lit::int(DType::I64, 0));
+        let compare = if of == Combine::Max { Op::Gt } else { Op::Lt };
+        let mut step = |b: &mut KernelBuilder, at: &[Val], carried: &[Val]| {
+            let coords = [&site.coords[..], at].concat();
+            let mut e = Emitter::new(
+                self.nest,
+                self.resolved,
+                site.slots,
+                site.homes,
+                site.decided,
+                coords,
+                (None, 1),
+            );
+            let mut v = e.value(b, self.resolved.root);
+            if masks {
+                v = b.convert(v, DType::U8);
+            }
+            let mut wins = b.op(compare, &[v, carried[0]]);
+            if value.is_float() {
+                let (new, old) = (b.op(Op::Ne, &[v, v]), b.op(Op::Eq, &[carried[0], carried[0]]));
+                let first = b.op(Op::And, &[new, old]);
+                wins = b.op(Op::Or, &[wins, first]);
+            }
+            let mut position = b.index(0);
+            for (i, n) in at.iter().zip(&self.stage.reduce) {
+                let scaled = b.times(position, *n);
+                position = b.add(scaled, *i);
+            }
+            let position = b.convert(position, DType::I64);
+            vec![
+                b.op(Op::Select, &[wins, v, carried[0]]),
+                b.op(Op::Select, &[wins, position, carried[1]]),
+            ]
+        };
+        carry(b, &self.stage.reduce, &mut vec![], &[best, index], &mut step)[1]
+    }
+}
+
+/// Where a reduction is emitted.
+struct Site<'a> {
+    slots: &'a [Buf],
+    homes: &'a BTreeMap<u16, Home>,
+    decided: &'a BTreeMap<Guard, bool>,
+    coords: Vec<Val>,
+}
+
+fn carry(
+    b: &mut KernelBuilder,
+    extents: &[i64],
+    at: &mut Vec<Val>,
+    init: &[Val],
+    step: &mut dyn FnMut(&mut KernelBuilder, &[Val], &[Val]) -> Vec<Val>,
+) -> Vec<Val> {
+    let [n, rest @ ..] = extents else { return step(b, at, init) };
+    let (lo, hi) = (b.index(0), b.index(*n));
+    b.for_loop((lo, hi, 1), init, |b, i, carried| {
+        at.push(i);
+        let out = carry(b, rest, at, carried, step);
+        at.pop();
+        out
+    })
+}
+
+/// The value that changes nothing.
+pub fn neutral(combine: Combine, dtype: DType) -> Lit {
+    let bits = 8 * dtype.bytes() as u32;
+    match combine {
+        Combine::Sum | Combine::Any | Combine::ArgMax | Combine::ArgMin => Lit::int(dtype, 0),
+        Combine::Prod | Combine::All => Lit::int(dtype, 1),
+        Combine::Max if dtype.is_float() => Lit::new(dtype, f64::NEG_INFINITY),
+        Combine::Min if dtype.is_float() => Lit::new(dtype, f64::INFINITY),
+        Combine::Max if dtype.is_signed_int() => Lit::int(dtype, i64::MIN >> (64 - bits)),
+        Combine::Min if dtype.is_signed_int() => Lit::int(dtype, i64::MAX >> (64 - bits)),
+        Combine::Max => Lit::int(dtype, 0),
+        Combine::Min => Lit { dtype, bits: u64::MAX >> (64 - bits) },
+    }
+}
