@@ -5,7 +5,6 @@ pub mod emit;
 pub mod eval;
 pub mod generate;
 pub mod ir;
-pub mod ir;
 pub mod nest;
 pub mod resolve;
 pub mod scalar_fn;
