@@ -4,4 +4,5 @@ pub mod base;
 pub mod import;
 pub mod ir;
 pub mod kernel;
+pub mod pass;
 pub mod schedule;

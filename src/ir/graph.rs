@@ -57,6 +57,11 @@ impl Node {
     pub fn operands(&self) -> &[Value] {
         &self.operands
     }
+
+    /// The same op on other operands: for a node that is not in a graph (yet).
+    pub fn with_operands(self, operands: Vec<Value>) -> Node {
+        Node { operands, ..self }
+    }
 }
 
 /// One use of a value.
@@ -250,28 +255,54 @@ impl Graph {
         let order = self.canonical_order();
         let map: BTreeMap<NodeId, NodeId> =
             order.iter().enumerate().map(|(i, id)| (*id, NodeId(i as u32))).collect();
-        let mut dag = StableDiGraph::with_capacity(order.len(), self.dag.edge_count());
         let at = |v: Value| Value { node: map[&v.node], result: v.result };
+        let mut nodes = self.take_nodes();
         for id in &order {
-            let mut node = self.dag.remove_node(ix(*id)).expect("every node is visited once");
+            let mut node = nodes[id.0 as usize].take().expect("every node is visited once");
             for v in &mut node.operands {
                 *v = at(*v);
             }
-            dag.add_node(node);
+            self.add(node);
         }
-        for i in dag.node_indices().collect::<Vec<_>>() {
-            for k in 0..dag[i].operands.len() {
-                let v = dag[i].operands[k];
-                dag.add_edge(ix(v.node), i, Edge { result: v.result, operand: k as u16 });
-            }
-        }
-        self.dag = dag;
         self.inputs.iter_mut().chain(&mut self.params).for_each(|id| *id = map[id]);
         for s in &mut self.states {
             *s = StatePair { node: map[&s.node], next: at(s.next) };
         }
         self.outputs.iter_mut().for_each(|o| o.value = at(o.value));
         map
+    }
+
+    /// Takes all nodes out, by id; the signature stays and must be mapped by the caller. This, and
+    /// adding what is kept in order, is how a pass rewrites in time linear in nodes and edges:
+    /// taking single edges from a value with many users is not.
+    pub fn take_nodes(&mut self) -> Vec<Option<Node>> {
+        let mut nodes: Vec<Option<Node>> = (0..self.id_bound()).map(|_| None).collect();
+        let ids: Vec<NodeId> = self.ids().collect();
+        let dag = petgraph::Graph::from(std::mem::take(&mut self.dag));
+        for (id, node) in ids.into_iter().zip(dag.into_nodes_edges().0) {
+            nodes[id.0 as usize] = Some(node.weight);
+        }
+        nodes
+    }
+
+    /// Keeps only the nodes marked by id, which must be closed under operands and hold the signature.
+    /// Ids are renumbered: compact follows.
+    pub fn retain(&mut self, keep: &[bool]) {
+        let mut map = vec![NodeId(u32::MAX); self.id_bound()];
+        let order = self.canonical_order();
+        let mut nodes = self.take_nodes();
+        for id in order.into_iter().filter(|id| keep[id.0 as usize]) {
+            let mut node = nodes[id.0 as usize].take().expect("every node is visited once");
+            node.operands.iter_mut().for_each(|v| v.node = map[v.node.0 as usize]);
+            map[id.0 as usize] = self.add(node);
+        }
+        let at = |id: &mut NodeId| *id = map[id.0 as usize];
+        self.inputs.iter_mut().chain(&mut self.params).for_each(at);
+        self.states.iter_mut().for_each(|s| {
+            at(&mut s.node);
+            at(&mut s.next.node);
+        });
+        self.outputs.iter_mut().for_each(|o| at(&mut o.value.node));
     }
 
     /// The canonical order of all nodes: inputs, params and states in the order of the signature,

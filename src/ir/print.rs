@@ -52,10 +52,16 @@ pub fn value_name(graph: &Graph, v: Value) -> String {
 
 /// How many leading operands of a node are its own; the others are captures of its regions.
 pub fn own_operands(graph: &Graph, id: NodeId) -> usize {
-    let n = graph.node(id).operands().len();
-    match graph.class(id) {
-        Class::Region(RegionKind::Scan { carries, sequences, .. }) => n.min(carries + sequences),
-        Class::Region(RegionKind::Cond) => n.min(1),
+    own_operands_of(&graph.class(id), graph.node(id).operands().len())
+}
+
+/// [`own_operands`] of a node of this class with so many operands.
+pub fn own_operands_of(class: &Class, operands: usize) -> usize {
+    match class {
+        Class::Region(RegionKind::Scan { carries, sequences, .. }) => {
+            operands.min(carries + sequences)
+        }
+        Class::Region(RegionKind::Cond) => operands.min(1),
         Class::Region(RegionKind::Do) => 0,
         Class::Source(_)
         | Class::Elementwise(_)
@@ -67,7 +73,7 @@ pub fn own_operands(graph: &Graph, id: NodeId) -> usize {
         | Class::Scatter(_)
         | Class::UpdateSlice { .. }
         | Class::Sort(_)
-        | Class::Composite => n,
+        | Class::Composite => operands,
     }
 }
 

@@ -1,0 +1,54 @@
+//! Expansion: composites become their definition in simpler ops.
+//!
+//! The pass expands every composite; the scheduler expands only those that no generator claims, by
+//! [`expand_where`]. What an expansion builds may be composite again, so the walk is repeated.
+
+use super::PassCtx;
+use super::rebuild::{Visit, rebuild};
+use crate::ir::op::{Class, ExpandCtx, OpCtx, OpError};
+use crate::ir::{Builder, Graph, Node};
+
+/// Deeper definitions of composites by composites than this are a bug of the op table.
+const DEPTH: usize = 16;
+
+pub fn run(graph: &mut Graph, cx: &mut PassCtx) -> Result<(), OpError> {
+    expand_where(graph, cx, &|_, _| true)
+}
+
+/// Expands the composites that `wanted` picks (it sees the new graph, whose values the node's
+/// operands are), until none is left. Regions are not entered.
+pub fn expand_where(
+    graph: &mut Graph,
+    cx: &mut PassCtx,
+    wanted: &dyn Fn(&Graph, &Node) -> bool,
+) -> Result<(), OpError> {
+    for _ in 0..DEPTH {
+        let mut changed = false;
+        rebuild(graph, &mut |graph, _, node| {
+            let Some(expand) = node.op.row.expand else { return Ok(Visit::Keep(node)) };
+            let types: Vec<_> = node.operands().iter().map(|v| graph.ty(*v).clone()).collect();
+            let ctx = OpCtx { op: &node.op, types: &types, regions: &node.regions };
+            let composite = (node.op.row.class)(&ctx) == Class::Composite;
+            if !composite || !wanted(graph, &node) || !cx.allow(node.op.row.name) {
+                return Ok(Visit::Keep(node));
+            }
+            changed = true;
+            let mut b = Builder { graph, loc: node.loc.clone() };
+            let values = expand(
+                &mut b,
+                &ExpandCtx {
+                    op: &node.op,
+                    operands: node.operands(),
+                    types: &types,
+                    results: &node.results,
+                    regions: &node.regions,
+                },
+            )?;
+            Ok(Visit::Replace(values))
+        })?;
+        if !changed {
+            return Ok(());
+        }
+    }
+    Err(OpError::new("E0390", format!("composites nest deeper than {DEPTH}")))
+}
