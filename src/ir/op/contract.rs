@@ -51,7 +51,7 @@ pub static ROWS: &[OpRow] = &[
             None => Class::Contract(dense_spec(ctx)),
         },
         expand: Some(expand_dense),
-        gradient: Gradient::Expansion,
+        gradient: Gradient::Unwritten,
         tolerance: Tolerance::SUM,
         samples: dense_samples,
     },

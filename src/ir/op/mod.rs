@@ -14,6 +14,8 @@ pub mod contract;
 mod number;
 pub mod sample;
 mod source;
+pub mod window;
+mod window_eval;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -321,7 +323,7 @@ impl OpError {
 }
 
 /// The files of the table.
-static FILES: &[&[OpRow]] = &[source::ROWS, contract::ROWS];
+static FILES: &[&[OpRow]] = &[source::ROWS, contract::ROWS, window::ROWS];
 
 static BY_NAME: LazyLock<BTreeMap<&'static str, &'static OpRow>> = LazyLock::new(|| {
     FILES.iter().flat_map(|rows| rows.iter()).map(|row| (row.name, row)).collect()

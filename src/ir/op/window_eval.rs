@@ -1,0 +1,275 @@
+//! Reference evaluation of windows: plain loops, sums ascending in (channel, kernel position).
+//!
+//! One to three spatial axes are taken as three (missing leading ones have extent 1). Windows are
+//! clipped to the operand before their elements are visited, so that padding costs nothing.
+
+use std::ops::Range;
+
+use super::number::{Number, Real, widen, with_number, with_real};
+use super::*;
+use crate::ir::scalar_eval::convert;
+
+/// A window over three axes.
+struct Window3 {
+    kernel: [usize; 3],
+    stride: [usize; 3],
+    dilation: [usize; 3],
+    pad: [usize; 3],
+    input: [usize; 3],
+    output: [usize; 3],
+}
+
+impl Window3 {
+    fn new(spec: &WindowSpec, input: &[usize], output: &[usize]) -> Window3 {
+        let three = |v: &[usize], fill: usize| -> [usize; 3] {
+            std::array::from_fn(|i| (i + v.len()).checked_sub(3).map_or(fill, |k| v[k]))
+        };
+        let pad: Vec<usize> = spec.pad.iter().map(|p| p.0).collect();
+        Window3 {
+            kernel: three(&spec.kernel, 1),
+            stride: three(&spec.stride, 1),
+            dilation: three(&spec.dilation, 1),
+            pad: three(&pad, 0),
+            input: three(&input[2..], 1),
+            output: three(&output[2..], 1),
+        }
+    }
+
+    /// The results along an axis whose window has its element `k` inside of the operand.
+    fn results(&self, axis: usize, k: usize) -> Range<usize> {
+        let (s, at) = (self.stride[axis], k * self.dilation[axis]);
+        let first = self.pad[axis].saturating_sub(at).div_ceil(s);
+        let end = (self.input[axis] + self.pad[axis]).saturating_sub(at).div_ceil(s);
+        first.min(self.output[axis])..end.min(self.output[axis])
+    }
+
+    /// The elements `k` of the window of result `o` that are inside of the operand.
+    fn inside(&self, axis: usize, o: usize) -> Range<usize> {
+        let (d, at) = (self.dilation[axis], o * self.stride[axis]);
+        let first = self.pad[axis].saturating_sub(at).div_ceil(d);
+        let end = (self.input[axis] + self.pad[axis]).saturating_sub(at).div_ceil(d);
+        first.min(self.kernel[axis])..end.min(self.kernel[axis])
+    }
+
+    /// Where element `k` of the window of result `o` is; it must be inside.
+    fn at(&self, axis: usize, o: usize, k: usize) -> usize {
+        o * self.stride[axis] + k * self.dilation[axis] - self.pad[axis]
+    }
+
+    /// Calls `visit` with the flat index of each element inside of the window of result `o`.
+    fn visit(&self, o: [usize; 3], mut visit: impl FnMut(usize)) {
+        let [ks0, ks1, ks2] = [0, 1, 2].map(|axis| self.inside(axis, o[axis]));
+        for k0 in ks0 {
+            for k1 in ks1.clone() {
+                let row = self.at(0, o[0], k0) * self.input[1] + self.at(1, o[1], k1);
+                for k2 in ks2.clone() {
+                    visit(row * self.input[2] + self.at(2, o[2], k2));
+                }
+            }
+        }
+    }
+
+    fn each_result(&self, mut visit: impl FnMut([usize; 3])) {
+        for o0 in 0..self.output[0] {
+            for o1 in 0..self.output[1] {
+                (0..self.output[2]).for_each(|o2| visit([o0, o1, o2]));
+            }
+        }
+    }
+}
+
+fn volume(v: &[usize]) -> usize {
+    v.iter().product()
+}
+
+/// The convolution, with the bias added at the end of each sum.
+pub(super) fn conv(
+    spec: &WindowSpec,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    shape: &[usize],
+) -> Tensor {
+    let WindowKind::Conv { groups } = spec.kind else { unreachable!("this is a convolution") };
+    let mut window = Window3::new(spec, x.shape(), shape);
+    let points = [window.kernel, window.stride].concat().iter().all(|v| *v == 1);
+    if points && spec.pad.iter().all(|p| *p == (0, 0)) {
+        // Pointwise: all spatial axes are one long row.
+        window.input = [1, 1, volume(&window.input)];
+        window.output = window.input;
+    }
+    let (dtype, wide_x, wide_w) = (x.dtype(), widen(x), widen(weight));
+    let bias = bias.map(widen);
+    let (channels, per_group) = (x.shape()[1], weight.shape()[1]);
+    let y = with_number!(dtype, T => {
+        let (x, w) = (wide_x.as_slice::<T>(), wide_w.as_slice::<T>());
+        let bias = bias.as_ref().map(|b| b.as_slice::<T>());
+        let (image, taps) = (volume(&window.input), volume(&window.kernel));
+        let plane = volume(&window.output);
+        let mut y = vec![T::default(); volume(shape)];
+        for (i, sums) in y.chunks_mut(plane.max(1)).enumerate() {
+            let (n, o) = (i / shape[1], i % shape[1]);
+            let group = o / (shape[1] / groups);
+            for c in 0..per_group {
+                let x = &x[(n * channels + group * per_group + c) * image..][..image];
+                let w = &w[(o * per_group + c) * taps..][..taps];
+                add_channel(&window, sums, x, w);
+            }
+            if let Some(bias) = bias {
+                sums.iter_mut().for_each(|s| *s = s.plus(bias[o]));
+            }
+        }
+        Tensor::from_slice(shape, &y)
+    });
+    convert(&y, dtype)
+}
+
+/// Adds one channel's products, kernel position by kernel position, to a plane of sums.
+fn add_channel<T: Number>(window: &Window3, sums: &mut [T], x: &[T], w: &[T]) {
+    let [k0s, k1s, k2s] = window.kernel;
+    for (tap, &w) in w.iter().enumerate() {
+        let k = [tap / (k1s * k2s), tap / k2s % k1s, tap % k2s];
+        debug_assert!(k[0] < k0s);
+        let columns = window.results(2, k[2]);
+        if columns.is_empty() {
+            continue;
+        }
+        let first = window.at(2, columns.start, k[2]);
+        for o0 in window.results(0, k[0]) {
+            for o1 in window.results(1, k[1]) {
+                let row = window.at(0, o0, k[0]) * window.input[1] + window.at(1, o1, k[1]);
+                let x = &x[row * window.input[2] + first..];
+                let out = (o0 * window.output[1] + o1) * window.output[2];
+                let sums = &mut sums[out + columns.start..out + columns.end];
+                if window.stride[2] == 1 {
+                    sums.iter_mut().zip(x).for_each(|(s, x)| *s = s.plus(w.times(*x)));
+                } else {
+                    let x = x.iter().step_by(window.stride[2]);
+                    sums.iter_mut().zip(x).for_each(|(s, x)| *s = s.plus(w.times(*x)));
+                }
+            }
+        }
+    }
+}
+
+/// The maxima and their indices.
+pub(super) fn max_pool(spec: &WindowSpec, x: &Tensor, shape: &[usize]) -> Vec<Tensor> {
+    let window = Window3::new(spec, x.shape(), shape);
+    let (dtype, wide) = (x.dtype(), widen(x));
+    let mut index: Vec<i64> = Vec::with_capacity(volume(shape));
+    let image = volume(&window.input);
+    let y = with_number!(dtype, T => {
+        let mut y: Vec<T> = Vec::with_capacity(volume(shape));
+        for n in 0..shape[0] * shape[1] {
+            let x = &wide.as_slice::<T>()[n * image..][..image];
+            window.each_result(|o| {
+                let mut best: Option<usize> = None;
+                window.visit(o, |i| {
+                    let wins = best.is_none_or(|b| !x[b].is_nan() && (x[i].is_nan() || x[i] > x[b]));
+                    if wins {
+                        best = Some(i);
+                    }
+                });
+                y.push(best.map_or(T::LEAST, |b| x[b]));
+                index.push(best.unwrap_or(0) as i64);
+            });
+        }
+        Tensor::from_slice(shape, &y)
+    });
+    vec![convert(&y, dtype), Tensor::from_slice(shape, &index)]
+}
+
+/// The means.
+pub(super) fn avg_pool(spec: &WindowSpec, x: &Tensor, shape: &[usize]) -> Tensor {
+    let window = Window3::new(spec, x.shape(), shape);
+    let whole = spec.kind == WindowKind::AvgPool { include_pad: true };
+    let (dtype, wide) = (x.dtype(), widen(x));
+    let image = volume(&window.input);
+    let y = with_real!(dtype, T => {
+        let mut y: Vec<T> = Vec::with_capacity(volume(shape));
+        for n in 0..shape[0] * shape[1] {
+            let x = &wide.as_slice::<T>()[n * image..][..image];
+            window.each_result(|o| {
+                let (mut sum, mut count) = (T::default(), 0usize);
+                window.visit(o, |i| {
+                    sum = sum.plus(x[i]);
+                    count += 1;
+                });
+                let by = if whole { volume(&window.kernel) } else { count };
+                y.push(sum.over(T::of(by as f64)));
+            });
+        }
+        Tensor::from_slice(shape, &y)
+    });
+    convert(&y, dtype)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(
+        kind: WindowKind,
+        kernel: usize,
+        stride: usize,
+        dilation: usize,
+        pad: usize,
+    ) -> WindowSpec {
+        WindowSpec {
+            kind,
+            kernel: vec![kernel],
+            stride: vec![stride],
+            dilation: vec![dilation],
+            pad: vec![(pad, pad)],
+        }
+    }
+
+    #[test]
+    fn convolution_in_one_dimension_by_hand() {
+        let x = Tensor::from_slice(&[1, 1, 5], &[1i32, 2, 3, 4, 5]);
+        let w = Tensor::from_slice(&[1, 1, 3], &[1i32, 10, 100]);
+        let conv1 = |stride, dilation, pad, out: usize| {
+            let s = spec(WindowKind::Conv { groups: 1 }, 3, stride, dilation, pad);
+            conv(&s, &x, &w, None, &[1, 1, out]).as_slice::<i32>().to_vec()
+        };
+        assert_eq!(conv1(1, 1, 0, 3), [321, 432, 543]);
+        assert_eq!(conv1(1, 1, 1, 5), [210, 321, 432, 543, 54]);
+        assert_eq!(conv1(2, 2, 2, 3), [310, 531, 53]);
+    }
+
+    /// Every window element against its place, taken one by one.
+    #[test]
+    fn clipping_agrees_with_counting() {
+        for (input, kernel, stride, dilation, pad) in
+            [(5, 3, 1, 1, 1), (7, 2, 3, 2, 1), (1, 3, 2, 3, 3), (6, 4, 2, 1, 2), (4, 1, 1, 5, 0)]
+        {
+            let reach = dilation * (kernel - 1) + 1;
+            let out = (input + 2 * pad - reach) / stride + 1;
+            let s = spec(WindowKind::MaxPool, kernel, stride, dilation, pad);
+            let w = Window3::new(&s, &[1, 1, input], &[1, 1, out]);
+            for o in 0..out {
+                for k in 0..kernel {
+                    let place = (o * stride + k * dilation).checked_sub(pad).filter(|p| *p < input);
+                    assert_eq!(w.inside(2, o).contains(&k), place.is_some());
+                    assert_eq!(w.results(2, k).contains(&o), place.is_some());
+                    assert!(place.is_none_or(|p| p == w.at(2, o, k)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn pools_by_hand() {
+        let x = Tensor::from_slice(&[1, 1, 4], &[1f32, f32::NAN, 3.0, 3.0]);
+        let pools = max_pool(&spec(WindowKind::MaxPool, 2, 1, 1, 0), &x, &[1, 1, 3]);
+        assert_eq!(pools[1].as_slice::<i64>(), [1, 1, 2]);
+        assert_eq!(pools[0].as_slice::<f32>()[2], 3.0);
+        let x = Tensor::from_slice(&[1, 1, 3], &[2f32, 4.0, 9.0]);
+        let kind = WindowKind::AvgPool { include_pad: true };
+        let all = avg_pool(&spec(kind, 2, 2, 1, 1), &x, &[1, 1, 2]);
+        assert_eq!(all.as_slice::<f32>(), [1.0, 6.5]);
+        let kind = WindowKind::AvgPool { include_pad: false };
+        let inside = avg_pool(&spec(kind, 2, 2, 1, 1), &x, &[1, 1, 2]);
+        assert_eq!(inside.as_slice::<f32>(), [2.0, 6.5]);
+    }
+}
