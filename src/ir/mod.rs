@@ -1,6 +1,7 @@
 //! The graph IR: ops, graphs, building, printing, verification and the reference evaluator.
 
 pub mod attr;
+pub mod bind;
 pub mod builder;
 pub mod draw;
 pub mod eval;

@@ -238,7 +238,7 @@ mod tests {
     #[test]
     fn limits_selections_and_stops() {
         let (g, stats, _) = go(&Control { limit: Some(1), ..Control::default() });
-        assert_eq!((g.len(), stats.len()), (3, 4));
+        assert_eq!((g.len(), stats.len()), (3, 3));
         let (.., seen) = go(&Control { stop_after: Some("cse".into()), ..Control::default() });
         assert_eq!(seen, ["cse"]);
         let mut only = Control::default();
