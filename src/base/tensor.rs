@@ -25,6 +25,14 @@ impl AlignedBytes {
         AlignedBytes { lines: vec![Line::zeroed(); len.div_ceil(64)], len }
     }
 
+    /// As [`AlignedBytes::zeroed`]; `None` where the system has no such amount of memory.
+    pub fn try_zeroed(len: usize) -> Option<AlignedBytes> {
+        let mut lines = Vec::new();
+        lines.try_reserve_exact(len.div_ceil(64)).ok()?;
+        lines.resize(len.div_ceil(64), Line::zeroed());
+        Some(AlignedBytes { lines, len })
+    }
+
     pub fn copy_of(bytes: &[u8]) -> AlignedBytes {
         let mut out = AlignedBytes::zeroed(bytes.len());
         out.as_mut().copy_from_slice(bytes);

@@ -32,7 +32,8 @@ pub fn read_file(path: &Path) -> Result<SharedBytes, FormatError> {
     let about = file.metadata().map_err(refused)?;
     if about.is_file() {
         let length = usize::try_from(about.len()).map_err(|e| refused(std::io::Error::other(e)))?;
-        let mut bytes = AlignedBytes::zeroed(length);
+        let no_room = || refused(std::io::ErrorKind::OutOfMemory.into());
+        let mut bytes = AlignedBytes::try_zeroed(length).ok_or_else(no_room)?;
         file.read_exact(bytes.as_mut()).map_err(refused)?;
         return Ok(Arc::new(bytes));
     }

@@ -391,7 +391,8 @@ fn npz_entry(archive: &mut Archive, index: usize) -> Result<AlignedBytes, Format
         let what = "the array".to_string();
         return Err(FormatError::Limit { what, bytes: size, limit: NPZ_LIMIT });
     }
-    let mut out = AlignedBytes::zeroed(size as usize);
+    let no_room = || bad(format!("an entry of {size} bytes does not fit this machine"));
+    let mut out = AlignedBytes::try_zeroed(size as usize).ok_or_else(no_room)?;
     entry.read_exact(out.as_mut()).map_err(|e| bad(e.to_string()))?;
     // The checksum is compared at the end of the entry.
     let beyond = entry.read(&mut [0; 1]).map_err(|e| bad(e.to_string()))?;

@@ -7,6 +7,7 @@ pub mod draw;
 pub mod eval;
 pub mod graph;
 pub mod index;
+pub mod init;
 pub mod op;
 pub mod print;
 pub mod scalar;
