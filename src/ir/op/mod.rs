@@ -7,12 +7,15 @@
 //! Invariant: an [`Op`]'s attributes stand in the order of its row's schema, one for each entry,
 //! defaults filled in; `present` has one bit for each operand of the row.
 
+pub mod batch_norm;
 mod check;
 pub mod class;
 pub mod common;
 pub mod contract;
+pub mod norm;
 mod number;
 pub mod sample;
+pub mod softmax;
 mod source;
 pub mod window;
 mod window_eval;
@@ -323,7 +326,8 @@ impl OpError {
 }
 
 /// The files of the table.
-static FILES: &[&[OpRow]] = &[source::ROWS, contract::ROWS, window::ROWS];
+static FILES: &[&[OpRow]] =
+    &[source::ROWS, contract::ROWS, batch_norm::ROWS, norm::ROWS, softmax::ROWS, window::ROWS];
 
 static BY_NAME: LazyLock<BTreeMap<&'static str, &'static OpRow>> = LazyLock::new(|| {
     FILES.iter().flat_map(|rows| rows.iter()).map(|row| (row.name, row)).collect()

@@ -47,8 +47,8 @@ pub(super) trait Real: Number {
     fn of(v: f64) -> Self;
     fn minus(self, other: Self) -> Self;
     fn over(self, other: Self) -> Self;
-    fn exp(self) -> Self;
-    fn ln(self) -> Self;
+    fn exponential(self) -> Self;
+    fn logarithm(self) -> Self;
     fn sqrt(self) -> Self;
     fn rsqrt(self) -> Self {
         Self::ONE.over(self.sqrt())
@@ -60,8 +60,8 @@ macro_rules! reals {
         fn of(v: f64) -> Self { v as $t }
         fn minus(self, other: Self) -> Self { self - other }
         fn over(self, other: Self) -> Self { self / other }
-        fn exp(self) -> Self { libm::exp(self as f64) as $t }
-        fn ln(self) -> Self { libm::log(self as f64) as $t }
+        fn exponential(self) -> Self { libm::exp(self as f64) as $t }
+        fn logarithm(self) -> Self { libm::log(self as f64) as $t }
         fn sqrt(self) -> Self { <$t>::sqrt(self) }
     })* };
 }
