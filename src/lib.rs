@@ -5,4 +5,6 @@ pub mod import;
 pub mod ir;
 pub mod kernel;
 pub mod pass;
+pub mod runtime;
 pub mod schedule;
+pub mod target;

@@ -1,0 +1,1 @@
+//! Running Programs: buffers, sessions, threads.

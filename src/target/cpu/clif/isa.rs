@@ -1,0 +1,94 @@
+//! Cranelift's view of a target: triple, instruction-set flags, code-generation settings.
+
+use cranelift_codegen::isa::{self, OwnedTargetIsa, TargetIsa};
+use cranelift_codegen::settings::{self, Configurable, Flags};
+use target_lexicon::{Architecture, Triple};
+
+use super::CodegenError;
+use crate::base::machine::Isa;
+use crate::target::{Kind, Target};
+
+/// How hard Cranelift works on a kernel; results are the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Effort {
+    /// Loop-invariant code motion, value numbering, the better register allocator.
+    #[default]
+    Speed,
+    /// The fastest way to code that runs.
+    Compile,
+}
+
+/// What the emitter must know about the instruction set.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Features {
+    /// Rounding instructions for floor, ceil, trunc and nearest.
+    pub rounding: bool,
+    /// Arbitrary shuffles of bytes.
+    pub shuffles: bool,
+    pub fma: bool,
+}
+
+/// Cranelift's description of the target's instruction set.
+pub(super) fn target_isa(target: &Target, effort: Effort) -> Result<OwnedTargetIsa, CodegenError> {
+    let named = match target.row.kind {
+        Kind::Cpu(named) => named,
+        Kind::Reference | Kind::Interpreter | Kind::Later => None,
+    };
+    let bad = |what: &str| CodegenError::Target(format!("target `{}`: {what}", target.row.name));
+    let mut builder = match named {
+        None => cranelift_native::builder().map_err(bad)?,
+        Some(isa) => {
+            let triple = triple(isa);
+            isa::lookup(triple).map_err(|_| bad("this dlc was built without its code generator"))?
+        }
+    };
+    match named {
+        Some(Isa::X86_64V3) => builder.enable("x86-64-v3").map_err(|e| bad(&e.to_string()))?,
+        Some(Isa::X86_64V4) => builder.enable("x86-64-v4").map_err(|e| bad(&e.to_string()))?,
+        Some(Isa::X86_64 | Isa::Aarch64) | None => {}
+    }
+    builder.finish(flags(effort)).map_err(|e| bad(&e.to_string()))
+}
+
+/// The host's triple with the architecture of the target.
+fn triple(isa: Isa) -> Triple {
+    let mut triple = Triple::host();
+    let wanted: &str = match isa {
+        Isa::X86_64 | Isa::X86_64V3 | Isa::X86_64V4 => "x86_64",
+        Isa::Aarch64 => "aarch64",
+    };
+    if triple.architecture.to_string() != wanted {
+        triple.architecture = match isa {
+            Isa::X86_64 | Isa::X86_64V3 | Isa::X86_64V4 => Architecture::X86_64,
+            Isa::Aarch64 => Architecture::Aarch64(target_lexicon::Aarch64Architecture::Aarch64),
+        };
+    }
+    triple
+}
+
+fn flags(effort: Effort) -> Flags {
+    let mut flags = settings::builder();
+    let mut set = |name, value| flags.set(name, value).expect("Cranelift knows its own settings");
+    set("opt_level", if effort == Effort::Speed { "speed" } else { "none" });
+    let regalloc = if effort == Effort::Speed { "backtracking" } else { "single_pass" };
+    set("regalloc_algorithm", regalloc);
+    set("enable_verifier", if cfg!(debug_assertions) { "true" } else { "false" });
+    // Kernels are leaves without relocations, so they run at any address all the same; the JIT
+    // module insists on this.
+    set("is_pic", "false");
+    set("unwind_info", "false");
+    set("enable_probestack", "false");
+    Flags::new(flags)
+}
+
+/// Reads the flags that the emitter chooses instructions by.
+pub(super) fn features(isa: &dyn TargetIsa) -> Features {
+    let x86 = isa.triple().architecture == Architecture::X86_64;
+    let flags = isa.isa_flags();
+    let has = |name| flags.iter().any(|f| f.name == name && f.as_bool() == Some(true));
+    Features {
+        rounding: !x86 || has("has_sse41"),
+        shuffles: !x86 || has("has_ssse3"),
+        fma: !x86 || (has("has_fma") && has("has_avx")),
+    }
+}

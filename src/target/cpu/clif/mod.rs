@@ -1,0 +1,184 @@
+//! Kernels → machine code, by Cranelift, with vectors of 128 bits.
+//!
+//! In: kernels legalized for the target. Out: [`Code`], functions ready to be called, which unmaps
+//! itself when dropped; or text. Kernels compile in parallel and are placed in their order, so the
+//! code is the same for every number of threads.
+
+mod arith;
+mod convert;
+mod emit;
+mod isa;
+mod jit;
+mod lanes;
+mod memory;
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use cranelift_codegen::Context;
+use cranelift_codegen::control::ControlPlane;
+use cranelift_codegen::isa::OwnedTargetIsa;
+use cranelift_frontend::FunctionBuilderContext;
+
+pub use self::isa::Effort;
+pub use self::jit::Code;
+use crate::kernel::ir::{Inst, Kernel, Region};
+use crate::target::Target;
+
+/// What went wrong between a kernel and its code. None of these depends on a model's author: they
+/// say that dlc cannot do something yet, or that it has a bug.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CodegenError {
+    #[error("{0}")]
+    Target(String),
+    #[error("kernel `{kernel}`: no code for {what}")]
+    Unsupported { kernel: String, what: String },
+    #[error("kernel `{kernel}`: Cranelift: {what}")]
+    Backend { kernel: String, what: String },
+    #[error("no memory for machine code: {0}")]
+    Memory(String),
+}
+
+/// How to compile.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    pub effort: Effort,
+    /// Threads that compile, the caller's among them.
+    pub threads: usize,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { effort: Effort::Speed, threads: 1 }
+    }
+}
+
+/// The bytes of one kernel's function.
+struct Compiled {
+    bytes: Vec<u8>,
+    align: u64,
+}
+
+/// Compiles kernels for this machine; function `i` of the result is that of kernel `i`.
+pub fn compile(
+    kernels: &[Kernel],
+    target: &Target,
+    options: Options,
+) -> Result<Code, CodegenError> {
+    let isa = isa::target_isa(target, options.effort)?;
+    let compiled = compile_all(kernels, &isa, options.threads)?;
+    jit::place(isa, &compiled)
+}
+
+/// The kernel's function before Cranelift optimizes it.
+pub fn print_clif(kernel: &Kernel, target: &Target) -> Result<String, CodegenError> {
+    let isa = isa::target_isa(target, Effort::Speed)?;
+    let mut context = Context::new();
+    fill(kernel, &isa, &mut context, &mut FunctionBuilderContext::new())?;
+    Ok(context.func.display().to_string())
+}
+
+/// The kernel's machine code as an assembly listing.
+pub fn print_assembly(kernel: &Kernel, target: &Target) -> Result<String, CodegenError> {
+    let isa = isa::target_isa(target, Effort::Speed)?;
+    let mut context = Context::new();
+    fill(kernel, &isa, &mut context, &mut FunctionBuilderContext::new())?;
+    context.set_disasm(true);
+    let code = context
+        .compile(&*isa, &mut ControlPlane::default())
+        .map_err(|e| backend(kernel, format!("{:?}", e.inner)))?;
+    let listing = code.vcode.clone().unwrap_or_default();
+    Ok(format!("{}: # {} bytes\n{listing}", kernel.name, code.code_info().total_size))
+}
+
+fn compile_all(
+    kernels: &[Kernel],
+    isa: &OwnedTargetIsa,
+    threads: usize,
+) -> Result<Vec<Compiled>, CodegenError> {
+    let done: Vec<OnceLock<Result<Compiled, CodegenError>>> =
+        kernels.iter().map(|_| OnceLock::new()).collect();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut context = Context::new();
+        let mut builder = FunctionBuilderContext::new();
+        loop {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            let Some(kernel) = kernels.get(i) else { break };
+            let result = compile_one(kernel, isa, &mut context, &mut builder);
+            let _ = done[i].set(result);
+            context.clear();
+        }
+    };
+    // A thread costs as much to start as a small kernel to compile.
+    let instructions: usize = kernels.iter().map(|k| size(&k.body)).sum();
+    let threads = threads.min(kernels.len()).min(1 + instructions / 400);
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(work);
+        }
+        work();
+    });
+    done.into_iter().map(|cell| cell.into_inner().expect("every kernel was taken once")).collect()
+}
+
+fn compile_one(
+    kernel: &Kernel,
+    isa: &OwnedTargetIsa,
+    context: &mut Context,
+    builder: &mut FunctionBuilderContext,
+) -> Result<Compiled, CodegenError> {
+    fill(kernel, isa, context, builder)?;
+    let code = context
+        .compile(&**isa, &mut ControlPlane::default())
+        .map_err(|e| backend(kernel, format!("{:?}", e.inner)))?;
+    if let Some(reloc) = code.buffer.relocs().first() {
+        return Err(backend(kernel, format!("the code calls {:?}", reloc.target)));
+    }
+    Ok(Compiled { bytes: code.code_buffer().to_vec(), align: code.buffer.alignment as u64 })
+}
+
+fn fill(
+    kernel: &Kernel,
+    isa: &OwnedTargetIsa,
+    context: &mut Context,
+    builder: &mut FunctionBuilderContext,
+) -> Result<(), CodegenError> {
+    let features = isa::features(&**isa);
+    emit::emit(kernel, &**isa, features, &mut context.func, builder).map_err(
+        |emit::Reject(what)| {
+            // A builder that was given up half-way holds rubbish.
+            *builder = FunctionBuilderContext::new();
+            CodegenError::Unsupported { kernel: kernel.name.clone(), what }
+        },
+    )
+}
+
+fn backend(kernel: &Kernel, what: String) -> CodegenError {
+    CodegenError::Backend { kernel: kernel.name.clone(), what }
+}
+
+/// Instructions of a region and the regions inside it.
+fn size(region: &Region) -> usize {
+    let mut total = 0;
+    let mut open = vec![region];
+    while let Some(region) = open.pop() {
+        total += region.insts.len();
+        for inst in &region.insts {
+            match inst {
+                Inst::For { body, .. } => open.push(body),
+                Inst::If { then, els, .. } => open.extend([then, els]),
+                Inst::Const { .. }
+                | Inst::Grid { .. }
+                | Inst::Local { .. }
+                | Inst::Op { .. }
+                | Inst::Fold { .. }
+                | Inst::Lane { .. }
+                | Inst::Load { .. }
+                | Inst::Store { .. }
+                | Inst::Barrier => {}
+            }
+        }
+    }
+    total
+}
