@@ -1,3 +1,4 @@
 //! From a bound graph to a Program: fusion, layout, order, memory.
 
+pub mod lower;
 pub mod program;

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::reduce::Reduction;
 use super::{pointwise, sweep};
 use crate::base::machine::Machine;
-use crate::ir::index::{Expr, IndexMap};
+use crate::ir::index::{Expr, Guard, IndexMap};
 use crate::ir::scalar::ScalarFn;
 use crate::kernel::build::KernelBuilder;
 use crate::kernel::emit::{Emitter, Home};
@@ -53,25 +53,113 @@ fn rows(nest: &Nest, machine: &Machine, b: &mut KernelBuilder, slots: &[Buf]) {
     let kept: Vec<u16> = (0..nest.stages.len() as u16)
         .filter(|i| nest.stages[*i as usize].keep != Keep::Inline)
         .collect();
-    // A lone reduction shares nothing, so its grid may be as fine as its axes allow.
-    let shared = match kept[..] {
-        [only] => {
-            let stage = &nest.stages[only as usize];
-            let resolved = resolved_stage(nest, only);
-            match Reduction::of(nest, only, &resolved, stage.axes.len()) {
-                Some(r) if r.lanes_along_reduction() => stage.axes.len(),
-                _ => stage.axes.len().saturating_sub(1),
-            }
-        }
-        _ => nest.shared,
-    };
-    let row: Vec<i64> =
-        kept.first().map(|k| nest.stages[*k as usize].axes[..shared].to_vec()).unwrap_or_default();
+    let axes = &nest.stages[kept[0] as usize].axes;
+    let one_space = kept.iter().all(|s| nest.stages[*s as usize].axes == *axes);
+    if one_space && (kept.len() == 1 || nest.shared == axes.len()) {
+        return anchored(nest, machine, b, slots, &kept);
+    }
+    let shared = nest.shared;
+    let row = axes[..shared].to_vec();
     let point = grid_point(b, &row);
     let mut homes: BTreeMap<u16, Home> = BTreeMap::new();
     for id in kept {
         let mut row = Row { nest, machine, slots, shared, point: &point, homes: &mut homes };
         row.stage(b, id);
+    }
+}
+
+/// Kept stages that all live at the same points: reductions and what is made of them on the spot.
+/// Lanes lie along the last axis, or along a reduction over contiguous elements.
+fn anchored(nest: &Nest, machine: &Machine, b: &mut KernelBuilder, slots: &[Buf], kept: &[u16]) {
+    let axes = nest.stages[kept[0] as usize].axes.clone();
+    let bodies: Vec<Resolved> = kept.iter().map(|s| resolved_stage(nest, *s)).collect();
+    let reductions =
+        || kept.iter().zip(&bodies).filter_map(|(s, r)| Reduction::of(nest, *s, r, axes.len()));
+    let across = reductions().any(|r| r.lanes_along_reduction() || r.scalar_only());
+    let vector = if across { None } else { axes.len().checked_sub(1) };
+    let at = |b: &mut KernelBuilder, coords: Vec<Val>, lanes, decided: &BTreeMap<Guard, bool>| {
+        let mut homes: BTreeMap<u16, Home> = BTreeMap::new();
+        for (id, resolved) in kept.iter().zip(&bodies) {
+            let site = Place { nest, slots, homes: &homes, decided };
+            let v = site.value(b, *id, resolved, coords.clone(), lanes);
+            site.store_outs(b, *id, v, &coords, lanes.0);
+            homes.insert(*id, Home::Here(v));
+        }
+    };
+    let none = BTreeMap::new();
+    let Some(last) = vector else {
+        let point = grid_point(b, &axes);
+        return at(b, point, (None, 1), &none);
+    };
+    let point = grid_point(b, &axes[..last]);
+    let all: Vec<&Resolved> = bodies.iter().collect();
+    let cuts = sweep::segments(&all, last, axes[last]);
+    let wide = bodies.iter().map(|r| lanes(nest, r, last, machine)).min().unwrap_or(1);
+    let wide = if cuts.is_some() { wide } else { 1 };
+    let whole = || vec![sweep::Segment { lo: 0, hi: axes[last], decided: BTreeMap::new() }];
+    for cut in cuts.unwrap_or_else(whole) {
+        sweep::vectors(b, (cut.lo, cut.hi), wide, &mut |b, i, lanes| {
+            at(b, [&point[..], &[i]].concat(), (Some(last), lanes), &cut.decided);
+        });
+    }
+}
+
+/// What emission needs beside the point.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    nest: &'a Nest,
+    slots: &'a [Buf],
+    homes: &'a BTreeMap<u16, Home>,
+    decided: &'a BTreeMap<Guard, bool>,
+}
+
+impl Place<'_> {
+    /// The value of a stage at a point: of its reduction, if it is one.
+    fn value(
+        &self,
+        b: &mut KernelBuilder,
+        id: u16,
+        resolved: &Resolved,
+        coords: Vec<Val>,
+        lanes: (Option<usize>, u16),
+    ) -> Val {
+        let Place { nest, slots, homes, decided } = *self;
+        match Reduction::of(nest, id, resolved, coords.len()) {
+            Some(r) => r.emit(b, slots, homes, decided, coords, lanes),
+            None => Emitter::new(nest, resolved, slots, homes, decided, coords, lanes)
+                .value(b, resolved.root),
+        }
+    }
+
+    fn store_outs(
+        &self,
+        b: &mut KernelBuilder,
+        id: u16,
+        v: Val,
+        at: &[Val],
+        vector: Option<usize>,
+    ) {
+        for out in self.nest.outs.iter().filter(|o| o.stage == id) {
+            let base = b.index(0);
+            self.store(b, (self.slots[out.slot as usize], base), &out.at, v, at, vector);
+        }
+    }
+
+    fn store(
+        &self,
+        b: &mut KernelBuilder,
+        (buf, base): (Buf, Val),
+        at: &Expr,
+        v: Val,
+        coords: &[Val],
+        vector: Option<usize>,
+    ) {
+        let (resolved, none) = (Resolved::default(), BTreeMap::new());
+        let lanes = (vector, b.ty(v).lanes());
+        let coords = coords.to_vec();
+        let mut e =
+            Emitter::new(self.nest, &resolved, self.slots, self.homes, &none, coords, lanes);
+        store(b, &mut e, buf, base, at, v);
     }
 }
 
@@ -124,35 +212,35 @@ struct Row<'a> {
 }
 
 impl Row<'_> {
+    fn place<'b>(&'b self, decided: &'b BTreeMap<Guard, bool>) -> Place<'b> {
+        Place { nest: self.nest, slots: self.slots, homes: self.homes, decided }
+    }
+
     /// Computes one kept stage for this row, and notes where it is.
     fn stage(&mut self, b: &mut KernelBuilder, id: u16) {
         let stage = &self.nest.stages[id as usize];
         let resolved = resolved_stage(self.nest, id);
         let own: Vec<i64> = stage.axes[self.shared..].to_vec();
         let size: i64 = own.iter().product();
+        if size == 1 {
+            let mut coords = self.point.to_vec();
+            coords.extend(own.iter().map(|_| b.index(0)));
+            let none = BTreeMap::new();
+            let v = self.place(&none).value(b, id, &resolved, coords.clone(), (None, 1));
+            self.place(&none).store_outs(b, id, v, &coords, None);
+            self.homes.insert(id, Home::Register(v));
+            return;
+        }
         let read_later = self.nest.stages.iter().skip(id as usize + 1).any(|s| reads(s, id));
-        let memory = (read_later && size > 1).then(|| {
+        let memory = read_later.then(|| {
             let buf = b.scratch(stage.dtype.compute(), size.max(0) as u64);
             let extents: Vec<usize> = own.iter().map(|&d| d as usize).collect();
             Home::Memory { buf, base: b.index(0), extents }
         });
-        if size == 1 {
-            let mut coords = self.point.to_vec();
-            coords.extend(own.iter().map(|_| b.index(0)));
-            let v = self.value(b, id, &resolved, coords, (None, 1), &BTreeMap::new());
-            let at: Vec<Val> = (0..stage.axes.len()).map(|i| self.coord(b, i)).collect();
-            self.store_outs(b, id, v, &at, None);
-            self.homes.insert(id, Home::Register(v));
-            return;
-        }
         self.sweep(b, id, &resolved, &own, memory.as_ref());
         if let Some(home) = memory {
             self.homes.insert(id, home);
         }
-    }
-
-    fn coord(&self, b: &mut KernelBuilder, axis: usize) -> Val {
-        self.point.get(axis).copied().unwrap_or_else(|| b.index(0))
     }
 
     /// Loops over the stage's own axes, the last one in vectors.
@@ -165,99 +253,32 @@ impl Row<'_> {
         memory: Option<&Home>,
     ) {
         let rank = self.shared + own.len();
-        let vector = rank - 1;
-        let extent = own[own.len() - 1];
-        let reduction = Reduction::of(self.nest, id, resolved, rank);
-        let across = reduction.as_ref().is_some_and(|r| r.lanes_along_reduction());
-        let plain = across || reduction.as_ref().is_some_and(|r| r.scalar_only());
-        let cuts = sweep::segments(resolved, vector, extent);
+        let (vector, extent) = (rank - 1, own[own.len() - 1]);
+        let plain = Reduction::of(self.nest, id, resolved, rank)
+            .is_some_and(|r| r.lanes_along_reduction() || r.scalar_only());
+        let cuts = sweep::segments(&[resolved], vector, extent);
         let lanes = match (&cuts, plain) {
             (Some(_), false) => lanes(self.nest, resolved, vector, self.machine),
             _ => 1,
         };
-        let cuts = cuts.unwrap_or_else(|| {
-            vec![sweep::Segment { lo: 0, hi: extent, decided: BTreeMap::new() }]
-        });
+        let whole = || vec![sweep::Segment { lo: 0, hi: extent, decided: BTreeMap::new() }];
+        let cuts = cuts.unwrap_or_else(whole);
         let mut coords = self.point.to_vec();
-        let outer = own[..own.len() - 1].to_vec();
-        sweep::nested(b, &outer, &mut coords, &mut |b, coords| {
+        sweep::nested(b, &own[..own.len() - 1], &mut coords, &mut |b, coords| {
             for cut in &cuts {
+                let place = self.place(&cut.decided);
                 sweep::vectors(b, (cut.lo, cut.hi), lanes, &mut |b, i, lanes| {
                     let at = [coords, &[i]].concat();
-                    let v = self.value(
-                        b,
-                        id,
-                        resolved,
-                        at.clone(),
-                        (Some(vector), lanes),
-                        &cut.decided,
-                    );
-                    self.store_outs(b, id, v, &at, Some(vector));
+                    let v = place.value(b, id, resolved, at.clone(), (Some(vector), lanes));
+                    place.store_outs(b, id, v, &at, Some(vector));
                     if let Some(Home::Memory { buf, base, extents }) = memory {
                         let own: Vec<Expr> = (self.shared..rank).map(Expr::axis).collect();
                         let flat = IndexMap(own).flatten(extents);
-                        self.store(b, *buf, *base, &flat, v, &at, Some(vector));
+                        place.store(b, (*buf, *base), &flat, v, &at, Some(vector));
                     }
                 });
             }
         });
-    }
-
-    fn value(
-        &self,
-        b: &mut KernelBuilder,
-        id: u16,
-        resolved: &Resolved,
-        coords: Vec<Val>,
-        lanes: (Option<usize>, u16),
-        decided: &BTreeMap<crate::ir::index::Guard, bool>,
-    ) -> Val {
-        match Reduction::of(self.nest, id, resolved, coords.len()) {
-            Some(r) => r.emit(b, self.slots, self.homes, decided, coords, lanes),
-            None => {
-                Emitter::new(self.nest, resolved, self.slots, self.homes, decided, coords, lanes)
-                    .value(b, resolved.root)
-            }
-        }
-    }
-
-    fn store_outs(
-        &self,
-        b: &mut KernelBuilder,
-        id: u16,
-        v: Val,
-        at: &[Val],
-        vector: Option<usize>,
-    ) {
-        for out in self.nest.outs.iter().filter(|o| o.stage == id) {
-            let base = b.index(0);
-            self.store(b, self.slots[out.slot as usize], base, &out.at, v, at, vector);
-        }
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn store(
-        &self,
-        b: &mut KernelBuilder,
-        buf: Buf,
-        base: Val,
-        at: &Expr,
-        v: Val,
-        coords: &[Val],
-        vector: Option<usize>,
-    ) {
-        let (resolved, homes, decided) = (Resolved::default(), BTreeMap::new(), BTreeMap::new());
-        let lanes = b.ty(v).lanes();
-        let mut e = Emitter::new(
-            self.nest,
-            &resolved,
-            self.slots,
-            &homes,
-            &decided,
-            coords.to_vec(),
-            (vector, lanes),
-        );
-        store(b, &mut e, buf, base, at, v);
     }
 }
 

@@ -7,7 +7,7 @@
 
 pub mod loops;
 mod pointwise;
-mod reduce;
+pub mod reduce;
 mod sweep;
 
 use super::ir::Kernel;

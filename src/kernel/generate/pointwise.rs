@@ -132,7 +132,7 @@ impl Pointwise<'_> {
         }
         let last = self.rank - 1;
         let extent = extents[last];
-        let cuts = sweep::segments(self.body, last, extent);
+        let cuts = sweep::segments(&[self.body], last, extent);
         let wide = if cuts.is_some() { lanes(self.nest, self.body, last, machine) } else { 1 };
         let whole = || vec![Segment { lo: 0, hi: extent, decided: BTreeMap::new() }];
         let cuts = cuts.unwrap_or_else(whole);

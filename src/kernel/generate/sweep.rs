@@ -17,10 +17,10 @@ pub struct Segment {
 
 /// Cuts `0..extent` of an axis at the bounds of all guards that depend on this axis alone, with
 /// stride ±1. `None` where some guard depends on the axis in another way: then lanes may diverge.
-pub fn segments(resolved: &Resolved, axis: usize, extent: i64) -> Option<Vec<Segment>> {
-    let mut guards: Vec<&Guard> = resolved
-        .leaves
+pub fn segments(bodies: &[&Resolved], axis: usize, extent: i64) -> Option<Vec<Segment>> {
+    let mut guards: Vec<&Guard> = bodies
         .iter()
+        .flat_map(|r| &r.leaves)
         .filter_map(|l| match l {
             Leaf::Guarded { guards, .. } => Some(guards),
             Leaf::Slot { .. }
