@@ -1,4 +1,6 @@
 //! From a bound graph to a Program: fusion, layout, order, memory.
 
 pub mod lower;
+pub mod memory;
+mod memory_place;
 pub mod program;
