@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 
 use super::graph::{Graph, NodeId, Value};
 use super::op::{Op, OpCtx, OpError};
+use super::scalar_eval::{Num, Scalar, convert, for_dtype};
 use crate::base::{DType, Tensor, TensorType};
 use crate::ir::op::Class;
-use crate::ir::op::Source;
 
 /// The dtypes in which floats are computed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,11 +76,17 @@ pub struct Results {
 /// Evaluates a graph whose dimensions are bound. Errors are those of ops that only see at run time
 /// that their data is wrong; shapes were checked when the graph was built.
 pub fn evaluate(graph: &Graph, env: &Env, precision: Precision) -> Result<Results, OpError> {
-    let values = evaluate_all(graph, env, precision, &|_| true)?;
-    let get = |v: Value| values[&v].clone();
+    let results = graph.outputs.iter().map(|o| o.value);
+    let kept: Vec<Value> = results.chain(graph.states.iter().map(|s| s.next)).collect();
+    let mut run = Run::new(graph, precision);
+    run.bind(env);
+    run.free_after_last_use(&kept);
+    run.all(&|_| true)?;
+    let get = |v: &Value| run.get(*v);
+    let n = graph.outputs.len();
     Ok(Results {
-        outputs: graph.outputs.iter().map(|o| get(o.value)).collect(),
-        states: graph.states.iter().map(|s| get(s.next)).collect(),
+        outputs: kept[..n].iter().map(get).collect(),
+        states: kept[n..].iter().map(get).collect(),
     })
 }
 
@@ -92,62 +98,114 @@ pub fn evaluate_all(
     precision: Precision,
     wanted: &dyn Fn(NodeId) -> bool,
 ) -> Result<BTreeMap<Value, Tensor>, OpError> {
-    let mut values: BTreeMap<Value, Tensor> = BTreeMap::new();
-    let mut bind = |ids: &mut dyn Iterator<Item = NodeId>, tensors: &[Tensor]| {
-        for (id, t) in ids.zip(tensors) {
-            values.insert(Value { node: id, result: 0 }, widened(t.clone(), precision));
-        }
+    let mut run = Run::new(graph, precision);
+    run.bind(env);
+    run.all(wanted)?;
+    let value = |(node, results): (usize, Vec<Option<Tensor>>)| {
+        let node = NodeId(node as u32);
+        let named =
+            move |(i, t): (usize, Option<Tensor>)| Some((Value { node, result: i as u16 }, t?));
+        results.into_iter().enumerate().filter_map(named)
     };
-    bind(&mut graph.inputs.iter().copied(), &env.inputs);
-    bind(&mut graph.params.iter().copied(), &env.params);
-    bind(&mut graph.states.iter().map(|s| s.node), &env.states);
-    for id in graph.topological() {
-        let node = graph.node(id);
-        let is_bound =
-            |c: Class| matches!(c, Class::Source(Source::Input | Source::Param | Source::State));
-        if !wanted(id) || is_bound(graph.class(id)) {
-            continue;
+    Ok(run.values.into_iter().enumerate().flat_map(value).collect())
+}
+
+/// No tensor of the evaluator is larger than this: a model may ask for any size.
+pub const MAX_BYTES: u64 = 1 << 32;
+
+/// One evaluation.
+struct Run<'g> {
+    graph: &'g Graph,
+    precision: Precision,
+    /// Results of each node, by its id; empty where it has not been computed.
+    values: Vec<Vec<Option<Tensor>>>,
+    /// How many operands have yet to read a result of each node; `None`: nothing is freed.
+    uses: Option<Vec<usize>>,
+}
+
+impl<'g> Run<'g> {
+    fn new(graph: &'g Graph, precision: Precision) -> Run<'g> {
+        Run { graph, precision, values: vec![vec![]; graph.id_bound()], uses: None }
+    }
+
+    fn bind(&mut self, env: &Env) {
+        let g = self.graph;
+        let states = g.states.iter().map(|s| &s.node);
+        let sources = (g.inputs.iter().zip(&env.inputs))
+            .chain(g.params.iter().zip(&env.params))
+            .chain(states.zip(&env.states));
+        for (id, t) in sources {
+            self.values[id.0 as usize] = vec![Some(widened(t.clone(), self.precision))];
         }
-        let operands: Vec<Tensor> = node.operands().iter().map(|v| values[v].clone()).collect();
+    }
+
+    /// Values go when the last node that reads them has run; those of `kept` stay.
+    fn free_after_last_use(&mut self, kept: &[Value]) {
+        let mut uses = vec![0; self.values.len()];
+        let operands = self.graph.ids().flat_map(|id| self.graph.node(id).operands());
+        for v in operands.chain(kept) {
+            uses[v.node.0 as usize] += 1;
+        }
+        self.uses = Some(uses);
+    }
+
+    fn all(&mut self, wanted: &dyn Fn(NodeId) -> bool) -> Result<(), OpError> {
+        for id in self.graph.topological() {
+            if wanted(id) && self.values[id.0 as usize].is_empty() {
+                self.node(id)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn node(&mut self, id: NodeId) -> Result<(), OpError> {
+        let node = self.graph.node(id);
+        for ty in &node.results {
+            if ty.bytes().is_none_or(|b| b > MAX_BYTES) {
+                let message = format!("`{}` makes {ty}: too large to evaluate", node.op.row.name);
+                return Err(OpError::new("E0306", message));
+            }
+        }
+        let operands: Vec<Tensor> = node.operands().iter().map(|v| self.get(*v)).collect();
         let ctx = EvalCtx {
             op: &node.op,
             operands: &operands,
             regions: &node.regions,
             results: &node.results,
-            precision,
+            precision: self.precision,
         };
-        for (i, t) in (node.op.row.eval)(&ctx)?.into_iter().enumerate() {
-            let value = Value { node: id, result: i as u16 };
-            values.insert(value, widened(t, precision));
+        let results = (node.op.row.eval)(&ctx)?;
+        let widen = |t| Some(widened(t, self.precision));
+        self.values[id.0 as usize] = results.into_iter().map(widen).collect();
+        if let Some(uses) = &mut self.uses {
+            for v in node.operands() {
+                let left = &mut uses[v.node.0 as usize];
+                *left -= 1;
+                if *left == 0 {
+                    self.values[v.node.0 as usize] = vec![];
+                }
+            }
+            if uses[id.0 as usize] == 0 {
+                self.values[id.0 as usize] = vec![];
+            }
         }
+        Ok(())
     }
-    Ok(values)
+
+    fn get(&self, v: Value) -> Tensor {
+        let result = self.values[v.node.0 as usize].get(v.result as usize);
+        result.cloned().flatten().expect("operands are evaluated before their users")
+    }
 }
 
 fn widened(t: Tensor, precision: Precision) -> Tensor {
-    if precision == Precision::Own || !t.dtype().is_float() || t.dtype() == DType::F64 {
-        return t;
+    match precision == Precision::F64 && t.dtype().is_float() {
+        true => convert(&t, DType::F64),
+        false => t,
     }
-    let data: Vec<f64> = (0..t.numel()).map(|i| t.get_f64(i)).collect();
-    Tensor::from_slice(t.shape(), &data)
 }
 
 /// A rank-0 tensor; integers truncate and saturate.
 pub fn scalar_tensor(dtype: DType, v: f64) -> Tensor {
-    use half::{bf16, f16};
-    match dtype {
-        DType::F32 => Tensor::from_slice(&[], &[v as f32]),
-        DType::F64 => Tensor::from_slice(&[], &[v]),
-        DType::F16 => Tensor::from_slice(&[], &[f16::from_f64(v)]),
-        DType::BF16 => Tensor::from_slice(&[], &[bf16::from_f64(v)]),
-        DType::I8 => Tensor::from_slice(&[], &[v as i8]),
-        DType::I16 => Tensor::from_slice(&[], &[v as i16]),
-        DType::I32 => Tensor::from_slice(&[], &[v as i32]),
-        DType::I64 => Tensor::from_slice(&[], &[v as i64]),
-        DType::U8 => Tensor::from_slice(&[], &[v as u8]),
-        DType::U16 => Tensor::from_slice(&[], &[v as u16]),
-        DType::U32 => Tensor::from_slice(&[], &[v as u32]),
-        DType::U64 => Tensor::from_slice(&[], &[v as u64]),
-        DType::Bool => Tensor::from_bools(&[], &[v != 0.0]),
-    }
+    for_dtype!(dtype, T => Tensor::from_slice(&[], &[T::from_num(Num::Float(v))]))
 }

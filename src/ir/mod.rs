@@ -3,6 +3,7 @@
 pub mod attr;
 pub mod bind;
 pub mod builder;
+pub mod compare;
 pub mod draw;
 pub mod eval;
 pub mod graph;

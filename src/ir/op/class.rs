@@ -164,8 +164,8 @@ fn pad_parts(operand: &[usize], lo: &[i64], mode: PadMode, extents: &[i64]) -> V
         // Both modes are the composition of the parts on each axis: inside, before, after.
         PadMode::Edge | PadMode::Reflect => {
             let mut parts = vec![Part { operand: 0, map: IndexMap(vec![]), guards: vec![] }];
-            for i in 0..rank {
-                let n = operand[i] as i64;
+            for (i, &n) in operand.iter().enumerate() {
+                let n = n as i64;
                 let (before, after) = match mode {
                     PadMode::Reflect => {
                         (inside(i).scale(-1), inside(i).scale(-1).plus(2 * (n - 1)))

@@ -7,16 +7,25 @@
 //! Invariant: an [`Op`]'s attributes stand in the order of its row's schema, one for each entry,
 //! defaults filled in; `present` has one bit for each operand of the row.
 
+mod activation;
 pub mod batch_norm;
+mod binary;
 mod check;
 pub mod class;
 pub mod common;
 pub mod contract;
+pub mod elementwise;
 pub mod norm;
 mod number;
+pub mod reduce;
 pub mod sample;
 pub mod softmax;
 mod source;
+pub mod statistic;
+mod unary;
+pub mod view;
+pub mod view_eval;
+pub mod walk;
 pub mod window;
 mod window_eval;
 
@@ -66,6 +75,9 @@ pub enum Gradient {
 pub type GradientRule =
     fn(&mut Builder, &[Value], &[Value], &[Option<Value>]) -> Vec<Option<Value>>;
 
+/// An expansion: the values that stand for the results.
+pub type Expand = fn(&mut Builder, &ExpandCtx) -> Result<Vec<Value>, OpError>;
+
 /// How far a float result may lie from the f64 reference: `|a − b| ≤ abs + rel · |b|`, for f32.
 /// Narrower dtypes scale it by the ratio of their unit roundoffs.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -107,7 +119,7 @@ pub struct OpRow {
     /// What passes and targets need to know.
     pub class: fn(&OpCtx) -> Class,
     /// For ops of class `Composite`: the same in simpler ops. Shapes may be open.
-    pub expand: Option<fn(&mut Builder, &ExpandCtx) -> Result<Vec<Value>, OpError>>,
+    pub expand: Option<Expand>,
     pub gradient: Gradient,
     pub tolerance: Tolerance,
     pub samples: fn() -> Vec<Sample>,
@@ -326,8 +338,20 @@ impl OpError {
 }
 
 /// The files of the table.
-static FILES: &[&[OpRow]] =
-    &[source::ROWS, contract::ROWS, batch_norm::ROWS, norm::ROWS, softmax::ROWS, window::ROWS];
+static FILES: &[&[OpRow]] = &[
+    source::ROWS,
+    contract::ROWS,
+    batch_norm::ROWS,
+    norm::ROWS,
+    softmax::ROWS,
+    window::ROWS,
+    unary::ROWS,
+    binary::ROWS,
+    activation::ROWS,
+    reduce::ROWS,
+    statistic::ROWS,
+    view::ROWS,
+];
 
 static BY_NAME: LazyLock<BTreeMap<&'static str, &'static OpRow>> = LazyLock::new(|| {
     FILES.iter().flat_map(|rows| rows.iter()).map(|row| (row.name, row)).collect()
