@@ -11,6 +11,7 @@ pub mod index;
 pub mod init;
 pub mod op;
 pub mod print;
+pub mod random;
 pub mod scalar;
 pub mod scalar_eval;
 pub mod verify;

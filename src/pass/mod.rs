@@ -5,6 +5,7 @@
 //! params, states, outputs) and works on one graph; the manager applies it to regions too, innermost
 //! first. Every single rewrite asks [`PassCtx::allow`] first, so that `--pass-limit` can bisect.
 
+mod algebra;
 mod canonicalize;
 mod cse;
 mod dce;
@@ -37,6 +38,11 @@ pub static TABLE: &[PassRow] = &[
         name: "canonicalize",
         doc: "brings equal computations into one form: order of commutative operands, captures",
         run: canonicalize::run,
+    },
+    PassRow {
+        name: "algebra",
+        doc: "applies equations (`x * 1 = x`), each with its licence where it is not exact",
+        run: algebra::run,
     },
     PassRow {
         name: "fold",
