@@ -162,7 +162,7 @@ impl Generator<'_> {
                 return Some(());
             }
         }
-        self.push(op, &operands, sample.regions)
+        self.push(op, &operands, sample.regions).map(|_| ())
     }
 
     /// A sample without infinities or NaN; f32 ones are preferred.
@@ -170,10 +170,8 @@ impl Generator<'_> {
         let finite = |t: &Tensor| (0..t.numel()).all(|i| t.get_f64(i).is_finite());
         let small = |t: &Tensor| t.numel() <= self.limits.numel;
         samples.retain(|s| s.operands.iter().flatten().all(|t| finite(t) && small(t)));
-        let is_f32 =
-            |s: &Sample| s.operands.iter().flatten().any(|t| t.dtype() == DType::F32);
-        let favoured: Vec<usize> =
-            (0..samples.len()).filter(|i| is_f32(&samples[*i])).collect();
+        let is_f32 = |s: &Sample| s.operands.iter().flatten().any(|t| t.dtype() == DType::F32);
+        let favoured: Vec<usize> = (0..samples.len()).filter(|i| is_f32(&samples[*i])).collect();
         if samples.is_empty() {
             return None;
         }
@@ -219,7 +217,8 @@ impl Generator<'_> {
         if fits.is_empty() {
             return None;
         }
-        let mut v = self.values[fits[self.below(fits.len())]].value;
+        let at = fits[self.below(fits.len())];
+        let mut v = self.values[at].value;
         if self.graph.ty(v).dtype != wanted.dtype() {
             let to = [("dtype", Attr::DType(wanted.dtype()))];
             v = self.push(Op::new(op::find("cast")?, &to), &[v], vec![])?;
@@ -409,8 +408,7 @@ struct Range {
 impl Range {
     fn of(t: &Tensor) -> Range {
         let all = (0..t.numel()).map(|i| t.get_f64(i));
-        let (low, high) =
-            all.fold((f64::MAX, f64::MIN), |(a, b), v| (a.min(v), b.max(v)));
+        let (low, high) = all.fold((f64::MAX, f64::MIN), |(a, b), v| (a.min(v), b.max(v)));
         // Floats of both signs take any number; positive ones stay positive, indices in range.
         let wide = if t.dtype().is_float() && low < 0.0 { 8.0 } else { 1.0 };
         Range { low: low * wide, high: high * wide }

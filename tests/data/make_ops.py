@@ -126,6 +126,26 @@ def elementwise(t):
           lambda x: np.asarray(jax.nn.gelu(x, approximate=True)), f32=(1e-5, 1e-6))
     t.add("silu", "silu", [finite], {}, lambda x: x * special.expit(x), f32=(1e-5, 1e-6))
 
+    activations = {
+        "leaky_relu": ({"negative_slope": 0.2}, lambda x: jax.nn.leaky_relu(x, 0.2)),
+        "elu": ({"alpha": 1.5}, lambda x: jax.nn.elu(x, 1.5)),
+        "selu": ({}, jax.nn.selu),
+        "celu": ({"alpha": 0.7}, lambda x: jax.nn.celu(x, 0.7)),
+        "relu6": ({}, jax.nn.relu6),
+        "hardsigmoid": ({}, jax.nn.hard_sigmoid),
+        "hardswish": ({}, jax.nn.hard_swish),
+        "hardtanh": ({"min": -2, "max": 0.5}, lambda x: jnp.clip(x, -2, 0.5)),
+        "softsign": ({}, jax.nn.soft_sign),
+        "mish": ({}, jax.nn.mish),
+        "logsigmoid": ({}, jax.nn.log_sigmoid),
+        "clamp": ({"min": -1.5, "max": 2}, lambda x: jnp.clip(x, -1.5, 2)),
+    }
+    for op, (attrs, f) in activations.items():
+        t.add(op, op, [finite], attrs, lambda x, f=f: np.asarray(f(jnp.asarray(x))),
+              f32=(1e-5, 1e-6))
+    t.add("clamp_below_only", "clamp", [grid], {"min": 0.5},
+          lambda x: np.asarray(jnp.maximum(x, 0.5)))
+
     a = np.array([7, -7, 7, -7, 5.5, -5.5, 0.0, 1, INF, NAN], np.float32)
     b = np.array([3, 3, -3, -3, 2, 2, 5, INF, 2, 2], np.float32)
     t.add("remainder", "remainder", [a[:7], b[:7]], {}, np.mod)
@@ -146,6 +166,13 @@ def elementwise(t):
     big = np.iinfo(np.int32)
     t.add("cast_saturates", "cast", [wide], {"dtype": "i32"},
           np.array([0, 0, 2, -2, big.max, big.min, big.max, big.min, 0], np.int32))
+    edges = np.array([1 / 3, -2 / 3, 65504, 65519.9, 65520, 1e-8, 6e-8, 5.96e-8, 2.98e-8, 3.4e38,
+                      1 + 2**-11, 1 + 3 * 2**-11, 1 + 2**-8, 1 + 3 * 2**-8, -0.0, INF, NAN],
+                     np.float32)
+    for dtype, narrow in {"f16": np.float16, "bf16": jnp.bfloat16.dtype}.items():
+        with np.errstate(all="ignore"):
+            rounded = edges.astype(narrow).astype(np.float64)
+        t.add(f"cast_{dtype}", "cast", [edges], {"dtype": dtype}, rounded, (0, 0), (0, 0))
     t.add("cast_wraps", "cast", [np.array([300, -1, 128, 65536], np.int32)], {"dtype": "u8"},
           np.array([44, 255, 128, 0], np.uint8))
 

@@ -78,7 +78,8 @@ mod tests {
         use DType::*;
         let yes = [(F16, F32), (BF16, F32), (I8, BF16), (U8, F16), (I16, F32), (I32, F64)];
         assert!(yes.iter().all(|(a, b)| is_lossless(*a, *b)));
-        let no = [(F32, F16), (F16, BF16), (BF16, F16), (I32, F32), (I64, F64), (U8, I8), (I8, U16)];
+        let no =
+            [(F32, F16), (F16, BF16), (BF16, F16), (I32, F32), (I64, F64), (U8, I8), (I8, U16)];
         assert!(!no.iter().any(|(a, b)| is_lossless(*a, *b)));
         assert!(!agrees(I8, F32, U8), "-1 saturates to 0 or wraps to 255");
     }

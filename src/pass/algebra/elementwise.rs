@@ -23,9 +23,32 @@ pub fn simplify(s: &mut Site, f: ScalarFn) -> Found {
         And | Or | Xor => bits(s, f)?,
         Shl | Shr => shift(s)?,
         Where => choice(s)?,
-        Sign | Sqrt | Rsqrt | Exp | Expm1 | Log1p | Sin | Cos | Tanh | Sigmoid | Erf | Gelu
-        | GeluTanh | Silu | Softplus | IsNan | IsInf | FloorDiv | Mod | Eq | Ne | Lt | Le | Gt
-        | Ge | Random { .. } => None,
+        Sign
+        | Sqrt
+        | Rsqrt
+        | Exp
+        | Expm1
+        | Log1p
+        | Sin
+        | Cos
+        | Tanh
+        | Sigmoid
+        | Erf
+        | Gelu
+        | GeluTanh
+        | Silu
+        | Softplus
+        | IsNan
+        | IsInf
+        | FloorDiv
+        | Mod
+        | Eq
+        | Ne
+        | Lt
+        | Le
+        | Gt
+        | Ge
+        | Random { .. } => None,
     };
     match found {
         Some(values) => Ok(Some(values)),
@@ -193,9 +216,7 @@ fn div(s: &mut Site) -> Found {
         let leave = match exact {
             true => s.cx.allow("x / c = x * (1 / c), c a power of two"),
             // Licence: reciprocal.
-            false => {
-                (1e-4..1e4).contains(&c.abs()) && s.cx.allow_inexact("x / c = x * (1 / c)")
-            }
+            false => (1e-4..1e4).contains(&c.abs()) && s.cx.allow_inexact("x / c = x * (1 / c)"),
         };
         if leave {
             let inverse = s.builder().scalar(dtype, 1.0 / c);
@@ -254,9 +275,7 @@ fn pow(s: &mut Site) -> Found {
         Some(-1.0) if same && s.is_float(x) && s.cx.allow_inexact("x ** -1 = 1 / x") => {
             make(s, "reciprocal", &[x])
         }
-        Some(-0.5) if same && s.cx.allow_inexact("x ** -0.5 = rsqrt(x)") => {
-            make(s, "rsqrt", &[x])
-        }
+        Some(-0.5) if same && s.cx.allow_inexact("x ** -0.5 = rsqrt(x)") => make(s, "rsqrt", &[x]),
         _ => Ok(None),
     }
 }
@@ -335,9 +354,7 @@ fn implicit_broadcast(s: &mut Site) -> Found {
         fewer[k] = inner[0];
         let shapes = fewer.iter().map(|v| s.ty(*v).shape.clone());
         let all = shapes.reduce(|a, b| shape::broadcast(&a, &b).unwrap_or_default());
-        if all.as_ref() == Some(&s.result().shape)
-            && s.cx.allow("f(x, broadcast(y)) = f(x, y)")
-        {
+        if all.as_ref() == Some(&s.result().shape) && s.cx.allow("f(x, broadcast(y)) = f(x, y)") {
             let op = s.node.op.clone();
             let node = s.builder().push(op, fewer, vec![])?;
             return Ok(Some(vec![Value { node, result: 0 }]));

@@ -102,8 +102,7 @@ fn slice(s: &mut Site, starts: &[i64], steps: &[i64]) -> Found {
     }
     match s.view(x) {
         Some((View::Slice { starts: first, steps: strides }, inner))
-            if strides.iter().all(|v| *v > 0)
-                && s.cx.allow("slice(slice(x)) = slice(x)") =>
+            if strides.iter().all(|v| *v > 0) && s.cx.allow("slice(slice(x)) = slice(x)") =>
         {
             let starts = (0..starts.len()).map(|i| first[i] + starts[i] * strides[i]).collect();
             let steps = (0..steps.len()).map(|i| steps[i] * strides[i]).collect();
