@@ -327,6 +327,26 @@ def convolutions(t):
     t.add("conv2d_same_upper", "conv2d", [x, t.normal(3, 4, 2, 4), None],
           {"pad": "same_upper", "stride": [2, 2]}, conv(2, [(0, 1), (1, 1)]))
 
+    t.add("conv2d_pad_before_after", "conv2d", [x, full, None], {"pad": [0, 2, 3, 1]},
+          conv(pad=[(0, 3), (2, 1)]))
+    t.add("conv2d_same_even_kernel", "conv2d", [x, t.normal(3, 4, 2, 4), None], {"pad": "same"},
+          conv(pad=[(0, 1), (1, 2)]))
+
+    def conv_nd(x, weight, **options):
+        spatial = "DHW"[5 - x.ndim :]
+        dims = ("NC" + spatial, "OI" + spatial, "NC" + spatial)
+        y = jax.lax.conv_general_dilated(x, weight, dimension_numbers=dims, **options)
+        return np.asarray(y)
+
+    t.add("conv1d", "conv1d", [t.normal(2, 4, 11), t.normal(6, 2, 3), None],
+          {"groups": 2, "stride": [2], "pad": [1], "dilation": [2]},
+          lambda x, w, b: conv_nd(x, w, window_strides=(2,), padding=[(1, 1)], rhs_dilation=(2,),
+                                  feature_group_count=2))
+    t.add("conv3d", "conv3d", [t.normal(1, 2, 4, 5, 3), t.normal(3, 2, 2, 3, 2), None],
+          {"stride": [1, 2, 1], "pad": [1, 0, 1]},
+          lambda x, w, b: conv_nd(x, w, window_strides=(1, 2, 1),
+                                  padding=[(1, 1), (0, 0), (1, 1)]))
+
     def edges(pad):
         return [(0, 0), (0, 0), *[(p, p) for p in pad]]
 
@@ -349,7 +369,7 @@ def convolutions(t):
           lambda x: max_pool(x, (3, 2), (1, 2), (0, 0), (2, 3)), f32=(0, 0))
     image = np.array([[[[1, 4, 4], [4, 0, 2], [3, 3, 3]]]], np.float32)
     t.add("max_pool_index_ties", "max_pool", [image], {"kernel": [2, 2], "stride": [1, 1]},
-          (np.array([[[[4.0, 4], [4, 3]]]]), np.array([[[[1, 1], [3, 6]]]])), f32=(0, 0))
+          (np.array([[[[4.0, 4], [4, 3]]]]), np.array([[[[1, 1], [3, 7]]]])), f32=(0, 0))
 
     t.add("avg_pool", "avg_pool", [x], {"kernel": [2, 3], "stride": [2, 2]},
           lambda x: sum_pool(x, (2, 3), (2, 2), (0, 0)) / 6)
@@ -360,6 +380,27 @@ def convolutions(t):
           {"kernel": [3, 3], "stride": [2, 2], "pad": [1, 1], "count_include_pad": False},
           lambda x: sum_pool(x, (3, 3), (2, 2), (1, 1))
           / sum_pool(np.ones_like(x), (3, 3), (2, 2), (1, 1)))
+
+    def ceil_pool(x, kernel, stride, pad):
+        """Windows that begin inside; the mean counts what lies in `x` alone."""
+        extents, mean = x.shape[2:], []
+        counts = [-(-(n + 2 * p - k) // s) + 1 for n, k, s, p in zip(extents, kernel, stride, pad)]
+        counts = [c - ((c - 1) * s >= n + p)
+                  for c, n, s, p in zip(counts, extents, stride, pad)]
+        for at in np.ndindex(*counts):
+            low = [i * s - p for i, s, p in zip(at, stride, pad)]
+            window = x[:, :, *[slice(max(a, 0), a + k) for a, k in zip(low, kernel)]]
+            mean.append(window.mean((2, 3)))
+        return np.stack(mean, -1).reshape(*x.shape[:2], *counts)
+
+    t.add("avg_pool_ceil_inside_only", "avg_pool", [x],
+          {"kernel": [3, 2], "stride": [3, 3], "pad": [1, 1], "ceil_mode": True,
+           "count_include_pad": False},
+          lambda x: ceil_pool(x, (3, 2), (3, 3), (1, 1)))
+    t.add("max_pool_ceil", "max_pool", [x], {"kernel": [2, 3], "stride": [2, 2], "ceil_mode": True},
+          lambda x: np.asarray(jax.lax.reduce_window(
+              jnp.asarray(x), -jnp.inf, jax.lax.max, (1, 1, 2, 3), (1, 1, 2, 2),
+              [(0, 0), (0, 0), (0, 1), (0, 1)])), f32=(0, 0))
     # The same figures from scipy: a uniform filter is an average over a zero-padded window.
     filtered = ndimage.uniform_filter(x[0, 0].astype(float), 3, mode="constant")[::2, ::2]
     pooled = sum_pool(x.astype(float), (3, 3), (2, 2), (1, 1))[0, 0] / 9
