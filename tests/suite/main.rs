@@ -1,3 +1,0 @@
-//! The integration tests: one binary, one module for each concern.
-
-mod ops_reference;
