@@ -132,8 +132,13 @@ impl Emitter<'_> {
         Ok(v)
     }
 
+    /// One element. A bool's byte is tested, since the caller may have put there what it liked.
     fn load_one(&mut self, elem: DType, Spot { pointer, offset, flags }: Spot) -> Value {
-        self.b.ins().load(elem_type(elem), flags, pointer, offset)
+        let v = self.b.ins().load(elem_type(elem), flags, pointer, offset);
+        match elem {
+            DType::Bool => self.b.ins().icmp_imm_u(IntCC::NotEqual, v, 0),
+            _ => v,
+        }
     }
 
     pub(super) fn store(&mut self, at: &Addr, v: Val, valid: u16) -> Res<()> {

@@ -1,0 +1,448 @@
+//! Programs as machine code.
+//!
+//! An [`Executable`] holds a Program and its code; it is shared by threads. A [`Session`] holds the
+//! buffers of one caller. All pointers that launches pass are computed when the session is made, so
+//! [`Session::run`] allocates nothing, takes no lock, and costs a few nanoseconds for each launch.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::buffer::RawBytes;
+use super::layout::{Flat, Layout, Memory, byte_len};
+use super::pool::Pool;
+use super::{RunError, check_len, tensor_of};
+use crate::base::Tensor;
+use crate::kernel::ir::Access;
+use crate::schedule::program::{BufferId, LaunchId, Port, Program};
+use crate::target::Target;
+use crate::target::cpu::KernelFn;
+use crate::target::cpu::clif::{self, Code};
+
+/// A compiled Program.
+pub struct Executable {
+    program: Arc<Program>,
+    layout: Layout,
+    code: Code,
+}
+
+impl Executable {
+    /// Compiles the kernels of a Program for a target that runs here.
+    pub fn compile(
+        program: Arc<Program>,
+        target: &Target,
+        options: clif::Options,
+    ) -> Result<Executable, RunError> {
+        let kernel = |e: &dyn std::fmt::Display| RunError::Kernel(e.to_string());
+        target.check_runs_here().map_err(|e| kernel(&e.message))?;
+        let layout = Layout::of(&program)?;
+        let code = clif::compile(&program.kernels, target, options).map_err(|e| kernel(&e))?;
+        Ok(Executable { program, layout, code })
+    }
+
+    pub fn program(&self) -> &Arc<Program> {
+        &self.program
+    }
+
+    /// Bytes of machine code.
+    pub fn code_bytes(&self) -> usize {
+        self.code.bytes()
+    }
+}
+
+/// A launch, a repeat or a branch; `table` positions count pointers.
+enum Action {
+    Launch { function: KernelFn, args: usize, points: u64, chunk: u64, id: LaunchId },
+    Repeat { times: u64, end: usize, moves: std::ops::Range<usize> },
+    Branch { cond: usize, els: usize, end: usize },
+}
+
+/// Where an input's bytes are.
+enum Input {
+    Own(RawBytes),
+    /// A tensor that was bound; the own bytes stay for later.
+    Shared(Tensor, RawBytes),
+}
+
+/// The buffers of one caller, bound to a compiled Program.
+pub struct Session {
+    actions: Vec<Action>,
+    /// Pointers that launches pass, then those of branches.
+    table: Vec<*mut u8>,
+    /// `(position in the table, bytes)` of all repeats, one after the other.
+    moves: Vec<(usize, isize)>,
+    /// For each input, the positions in the table that point into it, with their offsets.
+    uses: Vec<Vec<(usize, usize)>>,
+    inputs: Vec<Input>,
+    outputs: Vec<RawBytes>,
+    states: Vec<RawBytes>,
+    arena: RawBytes,
+    scratch: RawBytes,
+    scratch_stride: usize,
+    pool: Option<Arc<Pool>>,
+    executable: Arc<Executable>,
+}
+
+// SAFETY: the pointers lead into memory that the session owns or keeps alive.
+unsafe impl Send for Session {}
+
+impl Session {
+    /// A session for a single thread. State starts as zeros.
+    pub fn new(executable: Arc<Executable>) -> Result<Session, RunError> {
+        Session::with_pool(executable, None)
+    }
+
+    /// A session whose large launches are shared by the threads of a pool; results are the same.
+    pub fn with_pool(
+        executable: Arc<Executable>,
+        pool: Option<Arc<Pool>>,
+    ) -> Result<Session, RunError> {
+        let program = executable.program.clone();
+        let bytes_of = |port: &Port| {
+            let bytes = byte_len(port.dtype, &port.shape).unwrap_or(u64::MAX);
+            RawBytes::zeroed(bytes, &port.name)
+        };
+        let all = |ports: &[Port]| ports.iter().map(bytes_of).collect::<Result<Vec<_>, _>>();
+        let threads = pool.as_ref().map_or(1, |p| p.threads());
+        let stride = executable.layout.scratch.next_multiple_of(64);
+        let scratch = stride.saturating_mul(threads as u64);
+        let mut session = Session {
+            actions: vec![],
+            table: vec![],
+            moves: vec![],
+            uses: vec![vec![]; program.inputs.len()],
+            inputs: all(&program.inputs)?.into_iter().map(Input::Own).collect(),
+            outputs: all(&program.outputs)?,
+            states: all(&program.states)?,
+            arena: RawBytes::zeroed(program.arena_bytes, "the arena")?,
+            scratch: RawBytes::zeroed(scratch, "scratch")?,
+            scratch_stride: stride as usize,
+            pool: pool.filter(|p| p.threads() > 1),
+            executable,
+        };
+        session.bind();
+        Ok(session)
+    }
+
+    /// Pointers and actions, from the layout.
+    fn bind(&mut self) {
+        let executable = self.executable.clone();
+        let (program, layout) = (&executable.program, &executable.layout);
+        for (i, spot) in layout.spots.iter().enumerate() {
+            let start = match spot.memory {
+                Memory::Arena => self.arena.pointer(),
+                Memory::Input(n) => {
+                    self.uses[n as usize].push((i, spot.offset as usize));
+                    self.input_pointer(n as usize)
+                }
+                Memory::Output(n) => self.outputs[n as usize].pointer(),
+                Memory::State(n) => self.states[n as usize].pointer(),
+                Memory::Const(n) => program.const_values[n as usize].bytes().as_ptr().cast_mut(),
+            };
+            self.table.push(start.wrapping_add(spot.offset as usize));
+        }
+        for step in &layout.steps {
+            let action = match step {
+                Flat::Launch { id, args } => {
+                    let launch = program.launch(*id);
+                    let points = program.kernel(launch.kernel).grid_points();
+                    let work = launch.flops.saturating_add(launch.bytes.saturating_mul(4));
+                    let function = executable.code.function(launch.kernel.0 as usize);
+                    let chunk = self.chunk(points, work);
+                    Action::Launch { function, args: *args, points, chunk, id: *id }
+                }
+                Flat::Repeat { times, end, moves } => {
+                    let first = self.moves.len();
+                    self.moves.extend(moves.iter().map(|m| (m.spot, m.by as isize)));
+                    Action::Repeat { times: *times, end: *end, moves: first..self.moves.len() }
+                }
+                Flat::Branch { cond, els, end } => {
+                    Action::Branch { cond: *cond, els: *els, end: *end }
+                }
+            };
+            self.actions.push(action);
+        }
+    }
+
+    /// Points that a thread takes at once: all of them where sharing does not pay.
+    fn chunk(&self, points: u64, work: u64) -> u64 {
+        const WORTH_SHARING: u64 = 400_000;
+        let threads = self.pool.as_ref().map_or(1, |p| p.threads()) as u64;
+        if threads == 1 || work < WORTH_SHARING {
+            return points;
+        }
+        points.div_ceil(threads * 8).max(1)
+    }
+
+    /// Runs the Program once.
+    pub fn run(&mut self) {
+        self.execute(&mut Plain);
+    }
+
+    /// Runs the Program once and says how long each launch took, in the order of execution.
+    pub fn run_timed(&mut self, times: &mut Vec<(LaunchId, Duration)>) {
+        self.execute(&mut Timed { times });
+    }
+
+    /// Runs the Program once; after each launch, `look` sees each buffer that it wrote. Where it
+    /// returns false, the run ends.
+    pub fn run_observed(&mut self, look: &mut dyn FnMut(LaunchId, BufferId, &[u8]) -> bool) {
+        let executable = self.executable.clone();
+        self.execute(&mut Observed { program: &executable.program, look });
+    }
+
+    fn execute(&mut self, hook: &mut impl Hook) {
+        let scratch = self.scratch.pointer();
+        let mut machine = Machine {
+            actions: &self.actions,
+            table: &mut self.table,
+            moves: &self.moves,
+            scratch,
+            stride: self.scratch_stride,
+            pool: self.pool.as_deref(),
+        };
+        // Where a hook stops inside a repeat, the pointers are put back all the same.
+        machine.steps(0, self.actions.len(), hook);
+    }
+
+    pub fn executable(&self) -> &Arc<Executable> {
+        &self.executable
+    }
+
+    fn input_pointer(&self, i: usize) -> *mut u8 {
+        match &self.inputs[i] {
+            Input::Own(bytes) => bytes.pointer(),
+            // Inputs are only read, as the layout has checked.
+            Input::Shared(tensor, _) => tensor.bytes().as_ptr().cast_mut(),
+        }
+    }
+
+    fn point_input(&mut self, i: usize) {
+        let start = self.input_pointer(i);
+        for (position, offset) in &self.uses[i] {
+            self.table[*position] = start.wrapping_add(*offset);
+        }
+    }
+
+    /// The session's own bytes of an input, to be filled in.
+    pub fn input_mut(&mut self, i: usize) -> &mut [u8] {
+        if let Input::Shared(..) = self.inputs[i] {
+            let empty = Input::Own(RawBytes::zeroed(0, "nothing").expect("no memory is needed"));
+            if let Input::Shared(_, own) = std::mem::replace(&mut self.inputs[i], empty) {
+                self.inputs[i] = Input::Own(own);
+            }
+            self.point_input(i);
+        }
+        match &mut self.inputs[i] {
+            Input::Own(own) | Input::Shared(_, own) => own.bytes_mut(),
+        }
+    }
+
+    /// Copies packed elements into an input.
+    pub fn set_input(&mut self, i: usize, bytes: &[u8]) -> Result<(), RunError> {
+        check_len("input", &self.executable.program.inputs[i], bytes.len())?;
+        self.input_mut(i).copy_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Lets runs read a tensor in place of the session's own bytes; nothing is copied.
+    pub fn bind_input(&mut self, i: usize, tensor: Tensor) -> Result<(), RunError> {
+        check_len("input", &self.executable.program.inputs[i], tensor.bytes().len())?;
+        let empty = Input::Own(RawBytes::zeroed(0, "nothing")?);
+        let own = match std::mem::replace(&mut self.inputs[i], empty) {
+            Input::Own(own) | Input::Shared(_, own) => own,
+        };
+        self.inputs[i] = Input::Shared(tensor, own);
+        self.point_input(i);
+        Ok(())
+    }
+
+    /// The packed elements of an output, as the last run left them.
+    pub fn output(&self, i: usize) -> &[u8] {
+        self.outputs[i].bytes()
+    }
+
+    /// A copy of an output.
+    pub fn output_tensor(&self, i: usize) -> Tensor {
+        tensor_of(&self.executable.program.outputs[i], self.output(i))
+    }
+
+    /// The packed elements of a state.
+    pub fn state(&self, i: usize) -> &[u8] {
+        self.states[i].bytes()
+    }
+
+    /// A copy of a state.
+    pub fn state_tensor(&self, i: usize) -> Tensor {
+        tensor_of(&self.executable.program.states[i], self.state(i))
+    }
+
+    pub fn set_state(&mut self, i: usize, bytes: &[u8]) -> Result<(), RunError> {
+        check_len("state", &self.executable.program.states[i], bytes.len())?;
+        self.states[i].bytes_mut().copy_from_slice(bytes);
+        Ok(())
+    }
+
+    /// All states to zeros.
+    pub fn reset_states(&mut self) {
+        self.states.iter_mut().for_each(|s| s.bytes_mut().fill(0));
+    }
+}
+
+/// What happens around a launch. `launch` returns whether to go on.
+trait Hook {
+    fn launch(&mut self, id: LaunchId, args: &[*mut u8], run: impl FnOnce()) -> bool;
+}
+
+struct Plain;
+
+impl Hook for Plain {
+    #[inline(always)]
+    fn launch(&mut self, _: LaunchId, _: &[*mut u8], run: impl FnOnce()) -> bool {
+        run();
+        true
+    }
+}
+
+struct Timed<'a> {
+    times: &'a mut Vec<(LaunchId, Duration)>,
+}
+
+impl Hook for Timed<'_> {
+    fn launch(&mut self, id: LaunchId, _: &[*mut u8], run: impl FnOnce()) -> bool {
+        let start = Instant::now();
+        run();
+        self.times.push((id, start.elapsed()));
+        true
+    }
+}
+
+struct Observed<'a> {
+    program: &'a Program,
+    look: &'a mut dyn FnMut(LaunchId, BufferId, &[u8]) -> bool,
+}
+
+impl Hook for Observed<'_> {
+    fn launch(&mut self, id: LaunchId, args: &[*mut u8], run: impl FnOnce()) -> bool {
+        run();
+        let launch = self.program.launch(id);
+        let params = &self.program.kernel(launch.kernel).params;
+        for ((arg, param), pointer) in launch.args.iter().zip(params).zip(args) {
+            if param.access == Access::Read {
+                continue;
+            }
+            let bytes = param.len as usize * param.elem.bytes();
+            // SAFETY: the layout has checked that the parameter's bytes lie inside its buffer; the
+            // launch is over, and nothing else runs until `look` returns.
+            let bytes = unsafe { std::slice::from_raw_parts(*pointer, bytes) };
+            if !(self.look)(id, arg.buffer, bytes) {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// The parts of a session that a run uses.
+struct Machine<'a> {
+    actions: &'a [Action],
+    table: &'a mut [*mut u8],
+    moves: &'a [(usize, isize)],
+    scratch: *mut u8,
+    stride: usize,
+    pool: Option<&'a Pool>,
+}
+
+impl Machine<'_> {
+    /// The actions `at .. end`; false where the hook stopped. Repeats and branches recurse, no
+    /// deeper than the layout allows.
+    fn steps(&mut self, mut at: usize, end: usize, hook: &mut impl Hook) -> bool {
+        while at < end {
+            match &self.actions[at] {
+                Action::Launch { function, args, points, chunk, id } => {
+                    let args = &self.table[*args..];
+                    if !hook.launch(*id, args, || self.launch(*function, args, *points, *chunk)) {
+                        return false;
+                    }
+                    at += 1;
+                }
+                Action::Repeat { times, end, moves } => {
+                    let moves = &self.moves[moves.clone()];
+                    let mut go_on = true;
+                    let mut done = 0isize;
+                    while go_on && (done as u64) < *times {
+                        go_on = self.steps(at + 1, *end, hook);
+                        done += 1;
+                        self.shift(moves, 1);
+                    }
+                    self.shift(moves, -done);
+                    if !go_on {
+                        return false;
+                    }
+                    at = *end;
+                }
+                Action::Branch { cond, els, end } => {
+                    // SAFETY: the layout has checked that the condition is a bool inside its
+                    // buffer, and nothing runs that writes it.
+                    let taken = unsafe { *self.table[*cond] } != 0;
+                    let (from, to) = if taken { (at + 1, *els) } else { (*els, *end) };
+                    if !self.steps(from, to, hook) {
+                        return false;
+                    }
+                    at = *end;
+                }
+            }
+        }
+        true
+    }
+
+    fn shift(&mut self, moves: &[(usize, isize)], times: isize) {
+        for (position, by) in moves {
+            let bytes = by.wrapping_mul(times);
+            self.table[*position] = self.table[*position].wrapping_offset(bytes);
+        }
+    }
+
+    #[inline(always)]
+    fn launch(&self, function: KernelFn, args: &[*mut u8], points: u64, chunk: u64) {
+        if points == 0 {
+            return;
+        }
+        match self.pool {
+            Some(pool) if chunk < points => {
+                let shared = Shared { args: args.as_ptr(), scratch: self.scratch };
+                let stride = self.stride;
+                pool.run(points, chunk, &move |worker, begin, end| {
+                    let Shared { args, scratch } = shared.get();
+                    // SAFETY: as below; each worker has scratch of its own, and grid points write
+                    // disjoint bytes.
+                    unsafe { function(args, begin, end, scratch.add(worker * stride)) };
+                });
+            }
+            // SAFETY: the layout has checked that each argument's bytes lie inside a memory that
+            // the session owns or keeps alive, aligned to the element, that nothing but state,
+            // outputs and the arena is written, and that scratch is large enough. Kernels touch
+            // nothing outside their parameters and scratch, which the kernel verifier proves. The
+            // code lives as long as the session.
+            _ => unsafe { function(args.as_ptr(), 0, points, self.scratch) },
+        }
+    }
+}
+
+/// Pointers on their way to the workers of a pool.
+#[derive(Clone, Copy)]
+struct Shared {
+    args: *const *mut u8,
+    scratch: *mut u8,
+}
+
+impl Shared {
+    fn get(&self) -> Shared {
+        *self
+    }
+}
+
+// SAFETY: the pointers are read by all workers while the session is borrowed by the caller, who
+// waits for them; what is behind them is written at disjoint places.
+unsafe impl Sync for Shared {}
+// SAFETY: as above.
+unsafe impl Send for Shared {}
