@@ -149,8 +149,16 @@ impl Emitter<'_> {
         self.pick(FloatCC::LessThan, (magnitude, limit), signed, x)
     }
 
-    fn with_sign_of(&mut self, magnitude: Value, x: Value) -> Value {
-        self.b.ins().fcopysign(magnitude, x)
+    fn with_sign_of(&mut self, v: Value, x: Value) -> Value {
+        let ty = self.type_of(v);
+        if !ty.is_vector() {
+            return self.b.ins().fcopysign(v, x);
+        }
+        let dtype = if ty == types::F32X4 { DType::F32 } else { DType::F64 };
+        let minus_zero = self.float(dtype, ty, -0.0);
+        let sign = self.b.ins().band(x, minus_zero);
+        let magnitude = self.b.ins().fabs(v);
+        self.b.ins().bor(magnitude, sign)
     }
 
     /// A float constant in every lane of the type.
@@ -432,7 +440,7 @@ impl Emitter<'_> {
         }
         let full = full_vector(ty.dtype());
         debug_assert_eq!(self.type_of(first), elem_type(ty.dtype()));
-        let mut out = self.b.ins().scalar_to_vector(full, first);
+        let mut out = self.first_lane(full, first);
         for i in 1..ty.lanes() {
             let v = lane(self, i)?;
             out = self.b.ins().insertlane(out, v, i as u8);

@@ -84,6 +84,16 @@ impl Emitter<'_> {
         if lane == types::I8 { negative } else { self.b.ins().sextend(lane, negative) }
     }
 
+    /// A vector with the scalar in lane 0; the others hold anything.
+    pub(super) fn first_lane(&mut self, full: Type, scalar: Value) -> Value {
+        if full.lane_bits() >= 32 {
+            return self.b.ins().scalar_to_vector(full, scalar);
+        }
+        let word = self.b.ins().uextend(types::I32, scalar);
+        let words = self.b.ins().scalar_to_vector(types::I32X4, word);
+        self.bits_as(full, words)
+    }
+
     /// One lane as a scalar register.
     pub(super) fn extract(&mut self, v: Value, ty: Ty, lane: u16) -> Res<Value> {
         if lane >= ty.lanes() {
@@ -225,7 +235,7 @@ impl Emitter<'_> {
             return self.by_lane(out, |_, i| Ok(lanes[i as usize]));
         };
         let first = self.mask_lane(lanes[0], n);
-        let mut v = self.b.ins().scalar_to_vector(own, first);
+        let mut v = self.first_lane(own, first);
         for (i, lane) in lanes.iter().enumerate().skip(1) {
             let x = self.mask_lane(*lane, n);
             v = self.b.ins().insertlane(v, x, i as u8);

@@ -110,7 +110,7 @@ impl Emitter<'_> {
             _ => (types::I16, types::I16X8),
         };
         let one = self.b.ins().load(scalar, flags, pointer, offset);
-        self.b.ins().scalar_to_vector(full, one)
+        self.first_lane(full, one)
     }
 
     /// A register whose first `valid` lanes are made one by one; the others hold `fill`.

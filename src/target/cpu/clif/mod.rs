@@ -182,3 +182,6 @@ fn size(region: &Region) -> usize {
     }
     total
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,522 @@
+//! The emitter against the kernel interpreter, to the bit, on each x86-64 target that runs here.
+
+use super::*;
+use crate::base::DType;
+use crate::base::machine::Numerics;
+use crate::ir::scalar::Combine;
+use crate::kernel::build::KernelBuilder;
+use crate::kernel::eval;
+use crate::kernel::ir::*;
+use crate::kernel::types::check_types;
+
+/// Elements of every test buffer.
+const N: u64 = 64;
+
+/// Interesting bit patterns of a dtype, then noise.
+fn sample(dtype: DType, seed: u64) -> Vec<u8> {
+    let special = [
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        0.5,
+        -0.5,
+        1.5,
+        2.5,
+        -2.5,
+        0.3,
+        -0.7,
+        3.0,
+        1e10,
+        -1e10,
+        1e300,
+        -1e300,
+        8388607.5,
+        -8388609.0,
+        4503599627370497.5,
+        127.0,
+        128.0,
+        255.0,
+        256.0,
+        -128.0,
+        -129.0,
+        65535.0,
+        2147483648.0,
+        -2147483649.0,
+        4294967296.0,
+        1e-40,
+        f64::INFINITY,
+        f64::NEG_INFINITY,
+        f64::NAN,
+    ];
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut noise = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let mut out = vec![];
+    for i in 0..N {
+        let pick = special[(noise() % special.len() as u64) as usize];
+        let bits = match (dtype, (i + seed) % 4) {
+            (DType::Bool, _) => noise() & 1,
+            (_, 0 | 1) => Lit::new(dtype, pick).bits,
+            (_, 2) if dtype.is_float() => Lit::new(dtype, (noise() as i32) as f64 / 65536.0).bits,
+            (_, 2) => Lit::int(dtype, noise() as i8 as i64).bits,
+            _ if dtype.is_float() => Lit::new(dtype, (noise() % 17) as f64 - 8.0).bits,
+            _ => noise(),
+        };
+        out.extend_from_slice(&bits.to_le_bytes()[..dtype.bytes()]);
+    }
+    out
+}
+
+fn targets() -> Vec<Target> {
+    ["cpu", "cpu:x86-64", "cpu:x86-64-v3"]
+        .into_iter()
+        .map(|name| Target::parse(name).unwrap())
+        .filter(|t| t.check_runs_here().is_ok())
+        .collect()
+}
+
+fn is_nan(dtype: DType, bytes: &[u8]) -> bool {
+    match dtype {
+        DType::F32 => f32::from_le_bytes(bytes.try_into().unwrap()).is_nan(),
+        DType::F64 => f64::from_le_bytes(bytes.try_into().unwrap()).is_nan(),
+        _ => false,
+    }
+}
+
+/// Compiles the kernels together and compares what they leave in their buffers with the
+/// interpreter. Any NaN equals any other.
+fn check(kernels: &[Kernel]) {
+    assert!(!kernels.is_empty());
+    for target in targets() {
+        let fits: Vec<Kernel> = kernels
+            .iter()
+            .filter(|k| k.numerics == Numerics::Separate || features_of(&target).fma)
+            .cloned()
+            .collect();
+        let code = compile(&fits, &target, Options::default()).unwrap();
+        for (i, kernel) in fits.iter().enumerate() {
+            let buffers: Vec<Vec<u8>> = kernel
+                .params
+                .iter()
+                .enumerate()
+                .map(|(p, param)| {
+                    let mut bytes = sample(param.elem, (i * 7 + p) as u64);
+                    bytes.resize(param.len as usize * param.elem.bytes(), 0);
+                    bytes
+                })
+                .collect();
+            let mut expected = buffers.clone();
+            eval::run_all(kernel, &mut expected).unwrap();
+            let mut found = buffers;
+            let pointers: Vec<*mut u8> = found.iter_mut().map(|b| b.as_mut_ptr()).collect();
+            let mut scratch = vec![0u64; kernel.scratch_bytes() as usize / 8 + 1];
+            // SAFETY: the buffers are those of the parameters; the interpreter has shown that all
+            // accesses are inside them.
+            unsafe {
+                code.function(i)(
+                    pointers.as_ptr(),
+                    0,
+                    kernel.grid_points(),
+                    scratch.as_mut_ptr().cast(),
+                );
+            }
+            for (p, (want, got)) in kernel.params.iter().zip(expected.iter().zip(&found)) {
+                let size = p.elem.bytes();
+                for (e, (a, b)) in want.chunks(size).zip(got.chunks(size)).enumerate() {
+                    let same = a == b || (is_nan(p.elem, a) && is_nan(p.elem, b));
+                    let name = target.row.name;
+                    assert!(same, "{name}, {}: {}[{e}]: {a:?}, not {b:?}", kernel.name, p.name);
+                }
+            }
+        }
+    }
+}
+
+fn features_of(target: &Target) -> isa::Features {
+    isa::features(&*isa::target_isa(target, Effort::Speed).unwrap())
+}
+
+/// One kernel whose grid walks over the buffers in steps of `lanes`.
+fn walk(
+    name: String,
+    inputs: &[DType],
+    out: DType,
+    lanes: u16,
+    f: impl FnOnce(&mut KernelBuilder, &[Val]) -> Val,
+) -> Kernel {
+    let mut b = KernelBuilder::new(&name, Numerics::Fused);
+    let params: Vec<Buf> = inputs
+        .iter()
+        .enumerate()
+        .map(|(i, d)| b.param(&format!("in{i}"), *d, N, Access::Read))
+        .collect();
+    let result = b.param("out", out, N, Access::Write);
+    b.set_grid([N as u32 / lanes as u32, 1, 1]);
+    let g = b.grid(0);
+    let at = b.times(g, lanes as i64);
+    let loaded: Vec<Val> =
+        params.iter().map(|p| b.load(Addr { buf: *p, base: at, plus: 0 }, lanes)).collect();
+    let v = f(&mut b, &loaded);
+    let width = b.ty(v).lanes();
+    let base = if width == lanes { at } else { b.times(g, width as i64) };
+    b.store(Addr { buf: result, base, plus: 0 }, v);
+    let mut kernel = b.finish();
+    let fused = kernel.body.insts.iter().any(|i| matches!(i, Inst::Op { op: Op::Fma, .. }));
+    kernel.numerics = if fused { Numerics::Fused } else { Numerics::Separate };
+    kernel
+}
+
+/// The lanes of registers of at most 16 bytes.
+fn lane_counts(dtypes: &[DType]) -> impl Iterator<Item = u16> {
+    let widest = dtypes.iter().map(|d| d.bytes()).max().unwrap() as u16;
+    [1, 2, 4, 8, 16].into_iter().filter(move |n| n * widest <= 16)
+}
+
+fn well_formed(kernels: Vec<Kernel>, at_least: usize) -> Vec<Kernel> {
+    let good: Vec<Kernel> = kernels.into_iter().filter(|k| check_types(k).is_ok()).collect();
+    assert!(good.len() >= at_least, "only {} kernels", good.len());
+    good
+}
+
+#[test]
+fn every_operation_on_every_type() {
+    use Op::*;
+    let ops = [
+        Add, Sub, Mul, Div, Rem, Neg, Abs, Sqrt, Floor, Ceil, Trunc, Round, Fma, Min, Max, And, Or,
+        Xor, Not, Shl, Shr, Eq, Ne, Lt, Le, Gt, Ge,
+    ];
+    let mut kernels = vec![];
+    for op in ops {
+        let arity = crate::kernel::types::arity(op);
+        for dtype in DType::ALL {
+            let compares = matches!(op, Eq | Ne | Lt | Le | Gt | Ge);
+            let out = if compares { DType::Bool } else { dtype };
+            for lanes in lane_counts(&[dtype]) {
+                let name = format!("{op:?} {dtype} {lanes}");
+                kernels.push(walk(name, &vec![dtype; arity], out, lanes, |b, v| b.op(op, v)));
+            }
+        }
+    }
+    check(&well_formed(kernels, 600));
+}
+
+#[test]
+fn selects_and_shifts_by_one_amount() {
+    let mut kernels = vec![];
+    for dtype in DType::ALL {
+        for lanes in lane_counts(&[dtype]) {
+            let inputs = [DType::Bool, dtype, dtype];
+            kernels.push(walk(format!("select {dtype} {lanes}"), &inputs, dtype, lanes, |b, v| {
+                b.op(Op::Select, v)
+            }));
+            if !dtype.is_int() {
+                continue;
+            }
+            for op in [Op::Shl, Op::Shr] {
+                for amount in [0, 3, 8 * dtype.bytes() as i64 + 1] {
+                    let name = format!("{op:?} {dtype} {lanes} by {amount}");
+                    kernels.push(walk(name, &[dtype], dtype, lanes, |b, v| {
+                        let lit = Lit::int(dtype, amount);
+                        let amount = b.constant(Ty::of(dtype, lanes), lit);
+                        b.op(op, &[v[0], amount])
+                    }));
+                }
+                let name = format!("{op:?} {dtype} {lanes} by a splat");
+                kernels.push(walk(name, &[dtype, dtype], dtype, lanes, |b, v| {
+                    let ty = b.ty(v[1]);
+                    let one = match lanes {
+                        1 => v[1],
+                        _ => b.lane(LaneOp::Extract(lanes - 1), ty.with_lanes(1), &[v[1]]),
+                    };
+                    let amount = b.splat(one, lanes);
+                    b.op(op, &[v[0], amount])
+                }));
+            }
+        }
+    }
+    check(&well_formed(kernels, 200));
+}
+
+#[test]
+fn conversions_between_all_types() {
+    let mut kernels = vec![];
+    for from in DType::ALL.into_iter().filter(|d| !d.is_narrow_float()) {
+        for to in DType::ALL.into_iter().filter(|d| !d.is_narrow_float()) {
+            for lanes in lane_counts(&[from, to]) {
+                let name = format!("{from} to {to} {lanes}");
+                kernels.push(walk(name, &[from], to, lanes, |b, v| b.convert(v[0], to)));
+            }
+        }
+    }
+    check(&well_formed(kernels, 300));
+}
+
+#[test]
+fn moves_between_lanes() {
+    let mut kernels = vec![];
+    for dtype in DType::ALL {
+        for lanes in lane_counts(&[dtype]).filter(|n| *n > 1) {
+            let ty = Ty::of(dtype, lanes);
+            let one = ty.with_lanes(1);
+            let last = lanes - 1;
+            let name = |what: &str| format!("{what} {dtype} {lanes}");
+            kernels.push(walk(name("extract"), &[dtype], dtype, lanes, |b, v| {
+                let x = b.lane(LaneOp::Extract(last), one, &[v[0]]);
+                b.lane(LaneOp::Splat, ty, &[x])
+            }));
+            kernels.push(walk(name("insert"), &[dtype, dtype], dtype, lanes, |b, v| {
+                let x = b.lane(LaneOp::Extract(0), one, &[v[1]]);
+                b.lane(LaneOp::Insert(last), ty, &[v[0], x])
+            }));
+            kernels.push(walk(name("slice"), &[dtype], dtype, lanes, |b, v| {
+                let half = ty.with_lanes(lanes / 2);
+                b.lane(LaneOp::Slice(lanes / 2), half, &[v[0]])
+            }));
+            kernels.push(walk(name("concat"), &[dtype, dtype], dtype, lanes, |b, v| {
+                let half = ty.with_lanes(lanes / 2);
+                let high = b.lane(LaneOp::Slice(lanes / 2), half, &[v[0]]);
+                let low = b.lane(LaneOp::Slice(0), half, &[v[1]]);
+                b.lane(LaneOp::Concat, ty, &[high, low])
+            }));
+            kernels.push(walk(name("scalars"), &[dtype], dtype, lanes, |b, v| {
+                let back: Vec<Val> =
+                    (0..lanes).rev().map(|i| b.lane(LaneOp::Extract(i), one, &[v[0]])).collect();
+                b.lane(LaneOp::Concat, ty, &back)
+            }));
+            for (what, list) in [
+                ("reverse", (0..lanes).rev().collect::<Vec<u16>>()),
+                ("rotate", (0..lanes).map(|i| (i + 1) % lanes).collect()),
+                ("swap", (0..lanes).map(|i| i ^ 1).collect()),
+                ("even", (0..lanes / 2).map(|i| 2 * i).collect()),
+            ] {
+                kernels.push(walk(name(what), &[dtype], dtype, lanes, |b, v| {
+                    let out = ty.with_lanes(list.len() as u16);
+                    b.lane(LaneOp::Shuffle(list), out, &[v[0]])
+                }));
+            }
+            for combine in [
+                Combine::Sum,
+                Combine::Prod,
+                Combine::Max,
+                Combine::Min,
+                Combine::Any,
+                Combine::All,
+            ] {
+                let name = format!("{combine:?} {dtype} {lanes}");
+                kernels.push(walk(name, &[dtype], dtype, lanes, |b, v| b.fold(combine, v[0])));
+            }
+        }
+        for to in DType::ALL.into_iter().filter(|d| d.bytes() == dtype.bytes()) {
+            for lanes in lane_counts(&[dtype]) {
+                let name = format!("{dtype} as {to} {lanes}");
+                kernels.push(walk(name, &[dtype], to, lanes, |b, v| b.bitcast(v[0], to)));
+            }
+        }
+    }
+    check(&well_formed(kernels, 400));
+}
+
+#[test]
+fn loads_and_stores() {
+    let mut kernels = vec![];
+    for dtype in DType::ALL {
+        for lanes in lane_counts(&[dtype]) {
+            for valid in 1..=lanes {
+                let name = format!("{valid} of {dtype} {lanes}");
+                let mut b = KernelBuilder::new(&name, Numerics::Separate);
+                let input = b.param("in", dtype, N, Access::Read);
+                let out = b.param("out", dtype, N, Access::ReadWrite);
+                let splats = b.param("splats", dtype, N, Access::Write);
+                b.set_grid([2, 1, 2]);
+                let (x, z) = (b.grid(0), b.grid(2));
+                let row = b.times(z, 32);
+                let place = b.times(x, lanes as i64);
+                let base = b.add(row, place);
+                let fill = Some(Lit::new(dtype, 1.0));
+                let from = Addr { buf: input, base, plus: 0 };
+                let v = b.load_as(from, lanes, LoadMode::Contig, valid, fill);
+                b.store(Addr { buf: out, base, plus: 0 }, v);
+                let w = b.load_as(from, lanes, LoadMode::Splat, valid, fill);
+                b.store_valid(Addr { buf: splats, base, plus: 0 }, w, valid);
+                kernels.push(b.finish());
+            }
+        }
+        for lanes in lane_counts(&[dtype, DType::I64]) {
+            let name = format!("gather {dtype} {lanes}");
+            kernels.push(walk(name, &[dtype, DType::I64], dtype, lanes, |b, v| {
+                let low = b.constant(Ty::of(DType::I64, lanes), Lit::index(N as i64 / 2 - 1));
+                let index = b.op(Op::And, &[v[1], low]);
+                let base = b.index(3);
+                let at = Addr { buf: Buf::Param(0), base, plus: 2 };
+                b.load_as(at, lanes, LoadMode::Gather(index), lanes, None)
+            }));
+        }
+    }
+    check(&well_formed(kernels, 150));
+}
+
+#[test]
+fn index_arithmetic() {
+    let mut kernels = vec![];
+    for divisor in [1i64, 2, 7, 8, 12, 1 << 40] {
+        for op in [Op::Div, Op::Rem] {
+            for shift in [0i64, -1 << 20] {
+                let name = format!("{op:?} by {divisor} from {shift}");
+                let mut b = KernelBuilder::new(&name, Numerics::Separate);
+                let out = b.param("out", DType::I64, N, Access::Write);
+                b.set_grid([4, 4, 4]);
+                let (x, y, z) = (b.grid(0), b.grid(1), b.grid(2));
+                let y4 = b.times(y, 4);
+                let z16 = b.times(z, 16);
+                let xy = b.add(x, y4);
+                let at = b.add(xy, z16);
+                let moved = b.offset(at, shift);
+                let big = b.times(moved, 12345);
+                let d = b.index(divisor);
+                let q = b.op(op, &[big, d]);
+                let q = b.convert(q, DType::I64);
+                b.store(Addr { buf: out, base: at, plus: 0 }, q);
+                kernels.push(b.finish());
+            }
+        }
+    }
+    check(&well_formed(kernels, 24));
+}
+
+/// Loops with known and unknown bounds, branches around loads, scratch, in-place buffers.
+#[test]
+fn control_flow() {
+    let mut b = KernelBuilder::new("control", Numerics::Separate);
+    let x = b.param("x", DType::F32, N, Access::Read);
+    let limits = b.param("limits", DType::I32, N, Access::Read);
+    let y = b.param("y", DType::F32, N, Access::ReadWrite);
+    let t = b.scratch(DType::F32, 8);
+    b.set_grid([8, 1, 1]);
+    let g = b.grid(0);
+    let row = b.times(g, 8);
+    let zero = b.index(0);
+    let eight = b.index(8);
+    b.for_loop((zero, eight, 4), &[], |b, i, _| {
+        let at = b.add(row, i);
+        let v = b.load(Addr { buf: x, base: at, plus: 0 }, 4);
+        b.store(Addr { buf: t, base: i, plus: 0 }, v);
+        vec![]
+    });
+    // Between 0 and 7 rounds.
+    let raw = b.load(Addr { buf: limits, base: g, plus: 0 }, 1);
+    let seven = b.constant(Ty::Scalar(DType::I32), Lit::int(DType::I32, 7));
+    let low = b.op(Op::And, &[raw, seven]);
+    let limit = b.to_index(low);
+    let start = b.number(DType::F32, 1, 0.5);
+    let sum = b.for_loop((zero, limit, 1), &[start, zero], |b, i, carried| {
+        let v = b.load(Addr { buf: t, base: i, plus: 0 }, 1);
+        let three = b.index(3);
+        let high = b.op(Op::Gt, &[i, three]);
+        let term = b.if_else(
+            high,
+            |b| {
+                let deep = b.offset(i, -4);
+                vec![b.load(Addr { buf: x, base: deep, plus: 0 }, 1)]
+            },
+            |_| vec![v],
+        );
+        let next = b.add(carried[0], term[0]);
+        let count = b.offset(carried[1], 1);
+        vec![next, count]
+    });
+    let count = b.convert(sum[1], DType::F32);
+    let total = b.add(sum[0], count);
+    b.for_loop((limit, eight, 1), &[], |b, i, _| {
+        let at = b.add(row, i);
+        let old = b.load(Addr { buf: y, base: at, plus: 0 }, 1);
+        let new = b.mul(old, total);
+        b.store(Addr { buf: y, base: at, plus: 0 }, new);
+        vec![]
+    });
+    check(&well_formed(vec![b.finish()], 1));
+}
+
+/// A load behind a guard must not move before it: the address that the guard excludes is not
+/// mapped.
+#[test]
+fn guarded_loads_stay_behind_their_guards() {
+    let mut b = KernelBuilder::new("guard", Numerics::Separate);
+    let x = b.param("x", DType::F32, N, Access::Read);
+    let y = b.param("y", DType::F32, N, Access::Write);
+    b.set_grid([N as u32, 1, 1]);
+    let g = b.grid(0);
+    let far = b.times(g, 1 << 40);
+    let (zero, three) = (b.index(0), b.index(3));
+    let start = b.number(DType::F32, 1, 0.0);
+    let sum = b.for_loop((zero, three, 1), &[start], |b, i, c| {
+        let first = b.index(1);
+        let near = b.op(Op::Lt, &[g, first]);
+        let term = b.if_else(
+            near,
+            |b| vec![b.load(Addr { buf: x, base: far, plus: 0 }, 1)],
+            |b| {
+                let i = b.convert(i, DType::F32);
+                vec![i]
+            },
+        );
+        let inner = b.for_loop((zero, g, N as i64), &[c[0]], |b, _, c| {
+            let high = b.offset(g, -1);
+            let v = b.load(Addr { buf: x, base: high, plus: 0 }, 1);
+            vec![b.add(c[0], v)]
+        });
+        vec![b.add(inner[0], term[0])]
+    });
+    b.store(Addr { buf: y, base: g, plus: 0 }, sum[0]);
+    check(&[b.finish()]);
+}
+
+#[test]
+fn threads_change_nothing() {
+    let kernels: Vec<Kernel> = (0..40)
+        .map(|i| {
+            walk(format!("k{i}"), &[DType::F32, DType::F32], DType::F32, 4, |b, v| {
+                let mut x = v[0];
+                for _ in 0..40 + i {
+                    x = b.add(x, v[1]);
+                    x = b.mul(x, v[0]);
+                }
+                x
+            })
+        })
+        .collect();
+    let target = Target::host();
+    let isa = isa::target_isa(&target, Effort::Speed).unwrap();
+    let bytes = |threads| -> Vec<Vec<u8>> {
+        compile_all(&kernels, &isa, threads).unwrap().into_iter().map(|c| c.bytes).collect()
+    };
+    assert_eq!(bytes(1), bytes(3));
+    check(&kernels);
+}
+
+#[test]
+fn texts() {
+    let kernel =
+        walk("add".into(), &[DType::F32, DType::F32], DType::F32, 4, |b, v| b.add(v[0], v[1]));
+    let target = Target::parse("cpu:x86-64").unwrap();
+    let clif = print_clif(&kernel, &target).unwrap();
+    assert!(clif.contains("fadd"), "{clif}");
+    let listing = print_assembly(&kernel, &target).unwrap();
+    assert!(listing.contains("addps"), "{listing}");
+}
+
+#[test]
+fn what_has_no_code_is_refused() {
+    let wide = walk("wide".into(), &[DType::F32], DType::F32, 8, |_, v| v[0]);
+    let exp = walk("exp".into(), &[DType::F32], DType::F32, 4, |b, v| b.op(Op::Exp, &[v[0]]));
+    let fma = walk("fma".into(), &[DType::F32; 3], DType::F32, 4, |b, v| b.op(Op::Fma, v));
+    let target = Target::parse("cpu:x86-64").unwrap();
+    for kernel in [wide, exp, fma] {
+        let error = compile(&[kernel], &target, Options::default()).map(|_| ()).unwrap_err();
+        assert!(matches!(error, CodegenError::Unsupported { .. }), "{error}");
+    }
+}
