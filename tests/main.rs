@@ -2,3 +2,4 @@
 
 mod ops;
 mod ops_reference;
+mod random;

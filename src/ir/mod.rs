@@ -14,6 +14,7 @@ pub mod print;
 pub mod random;
 pub mod scalar;
 pub mod scalar_eval;
+pub mod shrink;
 pub mod verify;
 
 pub use attr::{Attr, AttrKind, AttrSpec, Preset};

@@ -12,10 +12,10 @@
 //! computes such a graph within the tolerances gets the same integers, and floats nearby.
 
 use super::attr::{Attr, AttrKind};
-use super::eval::{Env, EvalCtx, Precision};
+use super::eval::{Env, EvalCtx, Precision, Results, evaluate};
 use super::graph::{Graph, Loc, Node, Output, Value};
 use super::op::sample::{Rng, tensor};
-use super::op::{self, Arity, Op, OpCtx, OpRow, Sample};
+use super::op::{self, Arity, Op, OpCtx, OpError, OpRow, Sample};
 use super::{Builder, NodeId};
 use crate::base::{DType, Dim, Tensor, TensorType};
 
@@ -41,6 +41,42 @@ impl Default for Limits {
 pub struct RandomGraph {
     pub graph: Graph,
     pub env: Env,
+    /// How far each output, and after them each next value, may lie from the reference: several
+    /// times what noise well above every rounding did to it.
+    pub slack: Vec<f64>,
+}
+
+impl RandomGraph {
+    /// What the reference makes of it, in the graph's own dtypes.
+    pub fn expected(&self) -> Result<Results, OpError> {
+        evaluate(&self.graph, &self.env, Precision::Own)
+    }
+
+    /// Compares results with the expected ones: integers exactly, floats within the slack.
+    pub fn check(&self, expected: &Results, got: &Results) -> Result<(), String> {
+        let all = |r: &Results| [&r.outputs[..], &r.states].concat();
+        let (expected, got) = (all(expected), all(got));
+        if expected.len() != got.len() {
+            return Err(format!("{} results, expected {}", got.len(), expected.len()));
+        }
+        for (k, (e, g)) in expected.iter().zip(&got).enumerate() {
+            if e.ty() != g.ty() {
+                return Err(format!("result {k} is {}, expected {}", g.ty(), e.ty()));
+            }
+            for i in 0..e.numel() {
+                let (a, b) = (e.get_f64(i), g.get_f64(i));
+                // A NaN is never within.
+                let within = (a - b).abs() <= self.slack[k];
+                if !within {
+                    let slack = self.slack[k];
+                    return Err(format!(
+                        "result {k}, element {i}: got {b}, expected {a} within {slack:.2e}"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The graph of a seed.
@@ -74,8 +110,8 @@ pub fn random_graph(seed: u64, limits: &Limits) -> RandomGraph {
 struct Known {
     value: Value,
     exact: Tensor,
-    /// The same along a run with noise after each op.
-    noisy: Tensor,
+    /// The same along runs with noise after each op.
+    noisy: [Tensor; 2],
 }
 
 struct Generator<'a> {
@@ -265,7 +301,7 @@ impl Generator<'_> {
             }
             _ => b.constant(t.clone()),
         };
-        self.values.push(Known { value, exact: t.clone(), noisy: t });
+        self.values.push(Known { value, exact: t.clone(), noisy: [t.clone(), t] });
         Some(value)
     }
 
@@ -312,11 +348,8 @@ impl Generator<'_> {
         let known = |v: &Value| self.values.iter().find(|k| k.value == *v);
         let operands_known: Option<Vec<&Known>> = operands.iter().map(known).collect();
         let operands_known = operands_known?;
-        let run = |noisy: bool| {
-            let tensors: Vec<Tensor> = operands_known
-                .iter()
-                .map(|k| if noisy { k.noisy.clone() } else { k.exact.clone() })
-                .collect();
+        let run = |of: &dyn Fn(&Known) -> Tensor| {
+            let tensors: Vec<Tensor> = operands_known.iter().map(|k| of(k)).collect();
             (op.row.eval)(&EvalCtx {
                 op: &op,
                 operands: &tensors,
@@ -326,11 +359,15 @@ impl Generator<'_> {
             })
             .ok()
         };
-        let (exact, noisy) = (run(false)?, run(true)?);
-        let twins: Vec<(Tensor, Tensor)> =
-            exact.into_iter().zip(noisy).map(|(e, n)| (e, disturbed(&n, &mut self.rng))).collect();
-        if twins.iter().any(|(e, n)| !steady(e, n, self.limits.magnitude)) {
-            return None;
+        let exact = run(&|k| k.exact.clone())?;
+        let (first, second) = (run(&|k| k.noisy[0].clone())?, run(&|k| k.noisy[1].clone())?);
+        let mut twins: Vec<(Tensor, [Tensor; 2])> = vec![];
+        for (e, (a, b)) in exact.into_iter().zip(first.into_iter().zip(second)) {
+            let noisy = [disturbed(&a, &mut self.rng), disturbed(&b, &mut self.rng)];
+            if noisy.iter().any(|n| !steady(&e, n, self.limits.magnitude)) {
+                return None;
+            }
+            twins.push((e, noisy));
         }
         let mut node = Node::new(op, operands.to_vec(), results);
         node.regions = regions;
@@ -394,8 +431,15 @@ impl Generator<'_> {
                 candidates.iter().copied().filter(|v| *self.graph.ty(*v) == ty).collect();
             self.graph.states[i].next = fits[self.below(fits.len())];
         }
+        let states = self.graph.states.iter().map(|s| s.next);
+        let results: Vec<Value> =
+            self.graph.outputs.iter().map(|o| o.value).chain(states).collect();
+        let slack = results
+            .iter()
+            .map(|v| self.values.iter().find(|k| k.value == *v).map_or(0.0, slack))
+            .collect();
         self.graph.compact();
-        RandomGraph { graph: self.graph, env: self.env }
+        RandomGraph { graph: self.graph, env: self.env, slack }
     }
 }
 
@@ -437,6 +481,17 @@ fn noise(dtype: DType) -> f64 {
     }
 }
 
+/// Four times what the noise did, and at least a few roundings of the largest element.
+fn slack(known: &Known) -> f64 {
+    let t = &known.exact;
+    let scale = (0..t.numel()).map(|i| t.get_f64(i).abs()).fold(1.0, f64::max);
+    let strayed = known
+        .noisy
+        .iter()
+        .flat_map(|n| (0..t.numel()).map(move |i| (t.get_f64(i) - n.get_f64(i)).abs()));
+    4.0 * strayed.fold(0.0, f64::max) + noise(t.dtype()) / 10.0 * scale
+}
+
 /// The tensor with relative noise on floats.
 fn disturbed(t: &Tensor, rng: &mut Rng) -> Tensor {
     let noise = noise(t.dtype());
@@ -464,7 +519,6 @@ fn steady(exact: &Tensor, noisy: &Tensor, magnitude: f64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::eval::evaluate;
     use crate::ir::print::print_graph;
     use crate::ir::verify::verify_compact;
 
@@ -475,8 +529,11 @@ mod tests {
             let r = random_graph(seed, &limits);
             assert_eq!(verify_compact(&r.graph), Ok(()), "{}", print_graph(&r.graph).text);
             assert!(!r.graph.outputs.is_empty(), "seed {seed}");
-            let results = evaluate(&r.graph, &r.env, Precision::Own).unwrap();
+            let results = r.expected().unwrap();
             assert_eq!(results.outputs.len(), r.graph.outputs.len());
+            assert_eq!(r.check(&results, &r.expected().unwrap()), Ok(()));
+            let wide = evaluate(&r.graph, &r.env, Precision::F64).unwrap();
+            assert_eq!(wide.outputs.len(), r.graph.outputs.len());
             let again = random_graph(seed, &limits);
             assert_eq!(print_graph(&again.graph).text, print_graph(&r.graph).text);
         }
