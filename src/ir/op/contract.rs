@@ -313,6 +313,9 @@ fn contract_typed<T: Number>(
         (n, _) => n,
     };
     let shape: Vec<usize> = out.iter().map(extent).collect();
+    if shape.contains(&0) {
+        return (shape, vec![]);
+    }
     let summed: Vec<u8> = lhs.labels.iter().copied().filter(|l| !out.contains(l)).collect();
     // The rows of the operand that varies along the last axis of the result are laid side by side,
     // so that the innermost loop is a scaled row added to a row; products commute.
