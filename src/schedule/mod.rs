@@ -1,8 +1,15 @@
 //! From a bound graph to a Program: fusion, layout, order, memory.
 
+pub mod build;
 pub mod check;
 mod check_memory;
+pub mod consts;
+pub mod fusion;
+pub mod kernels;
+mod liveness;
 pub mod lower;
 pub mod memory;
 mod memory_place;
+pub mod order;
 pub mod program;
+mod rules;
