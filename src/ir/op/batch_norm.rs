@@ -108,10 +108,7 @@ fn unbiased_factor(b: &mut Builder, extents: Vec<Dim>, dtype: DType) -> Result<V
     if let Some(n) = total.as_const() {
         return Ok(b.scalar(dtype, n as f64 / (n - 1).max(1) as f64));
     }
-    // An open count becomes a number when the dimensions are bound.
-    let one = b.scalar(DType::I64, 1.0);
-    let ones = b.broadcast_to(one, &shape)?;
-    let n = b.op("sum", &[ones], &[])?;
+    let n = b.count(&shape, DType::I64)?;
     let less = b.bin_const("sub", n, 1.0)?;
     let least = b.bin_const("maximum", less, 1.0)?;
     let (n, least) = (b.cast(n, dtype)?, b.cast(least, dtype)?);

@@ -97,6 +97,36 @@ impl<'a> OpCtx<'a> {
     }
 }
 
+impl Builder<'_> {
+    /// `result[.., i, ..] = i` along an axis.
+    pub(super) fn iota(
+        &mut self,
+        shape: Vec<Dim>,
+        axis: usize,
+        dtype: DType,
+    ) -> Result<Value, OpError> {
+        let attrs = [
+            ("shape", Attr::Dims(shape)),
+            ("axis", Attr::Int(axis as i64)),
+            ("dtype", Attr::DType(dtype)),
+        ];
+        self.op("iota", &[], &attrs)
+    }
+
+    /// The number of elements of a shape, as a scalar. An open number is the sum of as many ones, a
+    /// constant as soon as the dimensions are bound.
+    pub(super) fn count(&mut self, shape: &Shape, dtype: DType) -> Result<Value, OpError> {
+        let total = shape.numel().ok_or_else(OpError::overflow)?;
+        if let Some(n) = total.as_const() {
+            return Ok(self.scalar(dtype, n as f64));
+        }
+        let one = self.scalar(DType::I64, 1.0);
+        let ones = self.broadcast_to(one, shape)?;
+        let n = self.op("sum", &[ones], &[])?;
+        self.cast(n, dtype)
+    }
+}
+
 /// A sample with all operands given.
 pub(super) fn sample(
     operands: impl IntoIterator<Item = Tensor>,

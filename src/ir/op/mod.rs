@@ -8,6 +8,7 @@
 //! defaults filled in; `present` has one bit for each operand of the row.
 
 mod activation;
+pub mod attention;
 pub mod batch_norm;
 mod binary;
 mod check;
@@ -15,11 +16,14 @@ pub mod class;
 pub mod common;
 pub mod contract;
 pub mod elementwise;
+pub mod index;
+mod index_eval;
 pub mod norm;
 mod number;
 pub mod reduce;
 pub mod sample;
 pub mod softmax;
+pub mod sort;
 mod source;
 pub mod statistic;
 mod unary;
@@ -341,6 +345,9 @@ impl OpError {
 static FILES: &[&[OpRow]] = &[
     source::ROWS,
     contract::ROWS,
+    attention::ROWS,
+    index::ROWS,
+    sort::ROWS,
     batch_norm::ROWS,
     norm::ROWS,
     softmax::ROWS,

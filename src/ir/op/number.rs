@@ -13,8 +13,6 @@ pub(super) trait Number: Element + PartialOrd + Default {
     const ONE: Self;
     /// No element is less (floats: −∞).
     const LEAST: Self;
-    /// No element is greater (floats: ∞).
-    const GREATEST: Self;
     fn plus(self, other: Self) -> Self;
     fn times(self, other: Self) -> Self;
     fn is_nan(self) -> bool;
@@ -24,7 +22,6 @@ macro_rules! numbers {
     (float $($t:ty),*) => { $(impl Number for $t {
         const ONE: Self = 1.0;
         const LEAST: Self = <$t>::NEG_INFINITY;
-        const GREATEST: Self = <$t>::INFINITY;
         fn plus(self, other: Self) -> Self { self + other }
         fn times(self, other: Self) -> Self { self * other }
         fn is_nan(self) -> bool { <$t>::is_nan(self) }
@@ -32,7 +29,6 @@ macro_rules! numbers {
     (int $($t:ty),*) => { $(impl Number for $t {
         const ONE: Self = 1;
         const LEAST: Self = <$t>::MIN;
-        const GREATEST: Self = <$t>::MAX;
         fn plus(self, other: Self) -> Self { self.wrapping_add(other) }
         fn times(self, other: Self) -> Self { self.wrapping_mul(other) }
         fn is_nan(self) -> bool { false }
