@@ -21,6 +21,7 @@ mod index_eval;
 pub mod norm;
 mod number;
 pub mod reduce;
+pub mod region;
 pub mod sample;
 pub mod softmax;
 pub mod sort;
@@ -347,6 +348,7 @@ static FILES: &[&[OpRow]] = &[
     contract::ROWS,
     attention::ROWS,
     index::ROWS,
+    region::ROWS,
     sort::ROWS,
     batch_norm::ROWS,
     norm::ROWS,
