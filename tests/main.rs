@@ -1,5 +1,8 @@
 //! The integration tests: one binary, so that they link once.
 
+mod allocations;
 mod ops;
 mod ops_reference;
 mod random;
+#[cfg(feature = "cpu")]
+mod session;
