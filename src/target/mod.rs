@@ -82,24 +82,26 @@ pub struct Target {
 
 impl Target {
     /// The target of a name from the table; unknown names and those of later versions are errors.
-    pub fn parse(name: &str) -> Result<Target, Diagnostic> {
+    pub fn parse(name: &str) -> Result<Target, Box<Diagnostic>> {
         let Some(row) = TARGETS.iter().find(|row| row.name == name) else {
             let names: Vec<&str> = TARGETS.iter().map(|row| row.name).collect();
             let guess = did_you_mean(name, names.iter().copied());
             let error = Diagnostic::error("E0801", None, format!("there is no target `{name}`"))
                 .note(format!("targets: {}", names.join(", ")));
-            return Err(match guess {
+            return Err(Box::new(match guess {
                 Some(guess) => error.help(format!("did you mean `{guess}`?")),
                 None => error,
-            });
+            }));
         };
         let machine = match row.kind {
             Kind::Cpu(Some(isa)) => Machine::new(isa, VECTOR_BYTES),
             Kind::Cpu(None) | Kind::Reference | Kind::Interpreter => host_machine(),
             Kind::Later => {
                 let message = format!("target `{name}` comes with a later version of dlc");
-                return Err(Diagnostic::error("E0802", None, message)
-                    .help("`--target cpu` compiles for this machine"));
+                return Err(Box::new(
+                    Diagnostic::error("E0802", None, message)
+                        .help("`--target cpu` compiles for this machine"),
+                ));
             }
         };
         Ok(Target { row, machine })
@@ -111,15 +113,17 @@ impl Target {
     }
 
     /// Whether code for the target can run in this process; if not, an error that says why.
-    pub fn check_runs_here(&self) -> Result<(), Diagnostic> {
+    pub fn check_runs_here(&self) -> Result<(), Box<Diagnostic>> {
         let Kind::Cpu(Some(isa)) = self.row.kind else { return Ok(()) };
         if detect::has(isa) {
             return Ok(());
         }
         let message = format!("this processor cannot run code for `{}`", self.row.name);
-        Err(Diagnostic::error("E0803", None, message)
-            .note(format!("it is {}", detect::describe(detect::isa())))
-            .help("`--target cpu` compiles for this machine"))
+        Err(Box::new(
+            Diagnostic::error("E0803", None, message)
+                .note(format!("it is {}", detect::describe(detect::isa())))
+                .help("`--target cpu` compiles for this machine"),
+        ))
     }
 }
 

@@ -29,7 +29,7 @@ impl Emitter<'_> {
         match (from, to) {
             (Ty::Mask(1), _) => Ok(self.scalar_from_bool(v, b)),
             (Ty::Mask(n), _) => self.vector_from_mask(v, n, to),
-            (_, Ty::Mask(_)) => self.to_mask(v, from),
+            (_, Ty::Mask(_)) => self.mask_of_nonzero(v, from),
             (Ty::Vector(..), _) => match self.convert_vector(v, from, to) {
                 Some(value) => Ok(value),
                 None => self.by_lane(to, |e, i| {
@@ -62,7 +62,7 @@ impl Emitter<'_> {
     }
 
     /// Not equal to zero.
-    fn to_mask(&mut self, v: Value, from: Ty) -> Res<Value> {
+    fn mask_of_nonzero(&mut self, v: Value, from: Ty) -> Res<Value> {
         let zero = self.constant(from, Lit::new(from.dtype(), 0.0))?;
         let differ = match from.dtype().is_float() {
             true => self.b.ins().fcmp(FloatCC::NotEqual, v, zero),

@@ -180,7 +180,7 @@ impl Emitter<'_> {
         let lane = |i: usize| list.get(i).or(list.last()).map_or(0, |l| *l as usize);
         // Without a byte shuffle, Cranelift would call a library for all but words and pairs.
         let one_source = (0..lanes).all(|i| lane(i) < lanes);
-        if !self.features.shuffles && !(width >= 4 && one_source) {
+        if !(self.features.shuffles || width >= 4 && one_source) {
             let ty = full.lane_type().by(lanes as u32).unwrap_or(full);
             let [a, b] = [a, b].map(|v| self.bits_as(ty, v));
             let mut out = a;
