@@ -2,6 +2,7 @@
 
 pub mod base;
 pub mod import;
+pub mod front;
 pub mod ir;
 pub mod kernel;
 pub mod pass;

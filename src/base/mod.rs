@@ -3,6 +3,7 @@
 //! Nothing here knows what a graph is.
 
 pub mod atomic_file;
+pub mod codes;
 pub mod diag;
 pub mod dim;
 pub mod dtype;

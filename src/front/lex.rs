@@ -8,7 +8,7 @@
 use crate::base::diag::Diagnostic;
 use crate::base::source::{FileId, Span};
 
-use super::codes;
+use crate::base::codes;
 
 /// Brackets may nest this deep.
 pub const MAX_DEPTH: usize = 256;

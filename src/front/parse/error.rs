@@ -5,7 +5,7 @@ use pest::error::{Error, ErrorVariant, InputLocation};
 use super::Rule;
 use crate::base::diag::Diagnostic;
 use crate::base::source::{FileId, Span};
-use crate::front::codes;
+use crate::base::codes;
 use crate::front::lex::{Kind, Lexer, Outline, Token};
 
 /// The place of a syntax error and its diagnostic. `base` is where the text that pest saw begins.

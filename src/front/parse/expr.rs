@@ -7,7 +7,7 @@ use super::literal::{Number, number};
 use super::{Builder, Rule, unescape};
 use crate::base::diag::Diagnostic;
 use crate::front::ast::*;
-use crate::front::codes;
+use crate::base::codes;
 
 const PART: &str = "the grammar guarantees this part";
 

@@ -13,7 +13,7 @@ use pest::Parser;
 use pest::iterators::Pair;
 
 use super::ast::{Ast, Expr, ExprId, ExprKind, Name};
-use super::codes;
+use crate::base::codes;
 use super::lex::{self, Lexer, Outline};
 use crate::base::diag::Diagnostic;
 use crate::base::source::{FileId, Span};

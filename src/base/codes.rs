@@ -1,0 +1,230 @@
+//! The registry of diagnostic codes: what each means, with an example that gives it and one that
+//! does not.
+//!
+//! `E01…` text and syntax · `E02…` names and structure · `E03…` shapes, dtypes, attributes ·
+//! `E04…` compile-time values · `E05…` limits · `E06…` core form · `W01…` advice.
+//! A code never changes its meaning; a retired one is not given again.
+
+/// One code. The examples are whole files; `failing` is empty where no text of a model gives it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Code {
+    pub code: &'static str,
+    pub title: &'static str,
+    pub explanation: &'static str,
+    pub failing: &'static str,
+    pub corrected: &'static str,
+}
+
+macro_rules! codes {
+    ($($name:ident = $code:literal, $title:literal, $why:literal, $bad:literal, $good:literal;)*) => {
+        $(#[doc = $title] pub const $name: &str = $code;)*
+        /// Every code, in order.
+        pub static TABLE: &[Code] = &[$(Code {
+            code: $code,
+            title: $title,
+            explanation: $why,
+            failing: $bad,
+            corrected: $good,
+        }),*];
+    };
+}
+
+codes! {
+    SYNTAX = "E0101", "The text is not in the language",
+        "The parser expected something else at this place. It goes on at the next line that begins \
+         with the keyword of an item, so one run reports the first error of each item.",
+        "model m(x: f32[4]) { return relu(x }",
+        "model m(x: f32[4]) { return relu(x) }";
+    TOO_DEEP = "E0102", "Brackets nest too deep",
+        "Brackets of all kinds may nest 256 deep.",
+        "", "";
+    NUMBER_RANGE = "E0103", "A number does not fit",
+        "Integers are 64 bits wide with a sign; floats are at most 1.8e308. Infinity is `inf`.",
+        "const big = 99999999999999999999",
+        "const big = 999999999999999999";
+    TOO_LARGE = "E0104", "The text is too long",
+        "A file of the language is at most a gibibyte long. Large constants belong into weights.",
+        "", "";
+    NOT_UTF8 = "E0105", "The file is not text",
+        "A `.dl` file is UTF-8. The place given is the first byte that is not.",
+        "", "";
+    UNKNOWN_NAME = "E0201", "Nothing has this name",
+        "A name is a variable, a stage (`as`), a parameter of the block, a constant of the file, or \
+         a dimension. Blocks see their arguments and the file's constants only.",
+        "model m(x: f32[4]) { return relu(y) }",
+        "model m(x: f32[4]) { return relu(x) }";
+    UNKNOWN_CALLEE = "E0202", "There is no op, block or layer of this name",
+        "What is called must be a block of the file, a layer, something imported (`zoo.resnet`), a \
+         block of the standard library or an op. `dlc ops` lists the ops.",
+        "model m(x: f32[4]) { return rleu(x) }",
+        "model m(x: f32[4]) { return relu(x) }";
+    UNKNOWN_ARG = "E0203", "There is no argument of this name",
+        "The op or block takes no such argument. `dlc ops NAME` lists an op's attributes.",
+        "model m(x: f32[2, 4]) { return softmax(x, dimension = 1) }",
+        "model m(x: f32[2, 4]) { return softmax(x, axis = 1) }";
+    MISSING_ARG = "E0204", "An argument is missing",
+        "An argument without a default was not given.",
+        "model m(x: f32[2, 4]) { return x |> dense as d }",
+        "model m(x: f32[2, 4]) { return x |> dense(3) as d }";
+    TOO_MANY_ARGS = "E0205", "Too many arguments",
+        "More arguments were given than the op or block takes, or one of them twice.",
+        "model m(x: f32[4]) { return relu(x, 1, 2) }",
+        "model m(x: f32[4]) { return relu(x) }";
+    DUPLICATE = "E0206", "A name is declared twice",
+        "Models, blocks, constants, imports and dimensions of one file share their names' space; so \
+         do the parameters of one block.",
+        "block f(x) { return x }\nblock f(x) { return -x }",
+        "block f(x) { return x }\nblock g(x) { return -x }";
+    DUPLICATE_STAGE = "E0207", "Two stages have the same name",
+        "A stage's name is the scope of its parameters, so it must be unique in its block.",
+        "model m(x: f32[2, 4]) { return x |> dense(4) as a |> dense(4) as a }",
+        "model m(x: f32[2, 4]) { return x |> dense(4) as a |> dense(4) as b }";
+    BARE_AS_IN_REPEAT = "E0208", "A name inside `repeat` needs an index",
+        "Each round makes parameters of its own. Give the name an index: `as h[i]` makes the paths \
+         `h.0.weight`, `h.1.weight` and so on.",
+        "model m(x: f32[2, 4]) { repeat i in 0..2 { x = x |> dense(4) as h }\nreturn x }",
+        "model m(x: f32[2, 4]) { repeat i in 0..2 { x = x |> dense(4) as h[i] }\nreturn x }";
+    RECURSION = "E0209", "A block contains itself",
+        "Blocks are written out where they are called, so one that calls itself has no end. To do \
+         something several times use `repeat`; over the steps of a sequence, `scan`.",
+        "block f(x) { return f(x) }\nmodel m(x: f32[4]) { return f(x) }",
+        "block f(x) { return relu(x) }\nmodel m(x: f32[4]) { return f(x) }";
+    IMPORT_CYCLE = "E0210", "Files import each other in a circle",
+        "Move what both need into a third file.",
+        "", "";
+    IMPORT_FAILED = "E0211", "An imported file cannot be read",
+        "Paths are relative to the file that imports.",
+        "import \"missing.dl\" as zoo", "";
+    WRONG_KIND = "E0212", "A value of another kind is needed here",
+        "A tensor stands where a compile-time value is needed, a layer where a tensor is needed, or \
+         the like.",
+        "model m(x: f32[2, 4]) { return x + \"a\" }",
+        "model m(x: f32[2, 4]) { return x + 1 }";
+    UNKNOWN_MODEL = "E0213", "There is no model of this name",
+        "`weights` and `train` name a model of the same file.",
+        "model m(x: f32[4]) { return x }\nweights n from \"n.safetensors\"",
+        "model m(x: f32[4]) { return x }\nweights m from \"n.safetensors\"";
+    UNKNOWN_MEMBER = "E0214", "There is no member of this name",
+        "Tensors have `shape`, `rank` and `dtype`; layers have their parameters; the result of a \
+         block or model has its names.",
+        "model m(x: f32[4]) { return x + x.size[0] }",
+        "model m(x: f32[4]) { return x + x.shape[0] }";
+    RESULT_COUNT = "E0215", "The number of results differs",
+        "A block returns as many values as stand behind its `return`.",
+        "model m(x: f32[4]) { a, b = relu(x)\nreturn a }",
+        "model m(x: f32[4]) { a = relu(x)\nreturn a }";
+    MISSING_RETURN = "E0216", "Nothing is returned",
+        "A model or block ends with `return`; an `if` that gives a value needs one in each arm.",
+        "model m(x: f32[4]) { y = relu(x) }",
+        "model m(x: f32[4]) { y = relu(x)\nreturn y }";
+    MISPLACED = "E0217", "This does not belong here",
+        "`:=` changes a `state` of the same block; parameters and states are declared outside of \
+         run-time regions; nothing follows `return`.",
+        "model m(x: f32[4]) { y = x\ny := x + 1\nreturn y }",
+        "model m(x: f32[4]) { state y: f32[4] = 0\ny := x + 1\nreturn y }";
+    LOSS_ON_PROBABILITIES = "E0218", "A loss takes logits",
+        "Losses apply softmax or sigmoid themselves, in a form that does not overflow.",
+        "model m(x: f32[2, 4], y: i32[2]) { p = x |> dense(3) as logits |> softmax\n\
+         return cross_entropy(p, y) }",
+        "model m(x: f32[2, 4], y: i32[2]) { z = x |> dense(3) as logits\n\
+         return cross_entropy(z, y) }";
+    BAD_TRAIN = "E0219", "A `train` block is not complete",
+        "It needs a scalar loss and an optimizer; the settings are `epochs`, `batch_size`, `seed` \
+         and the like.",
+        "model m(x: f32[2, 4]) { return x |> dense(3) as d }\n\
+         train m { loss mean(d) epohcs = 3 optimizer sgd(lr = 0.1) }",
+        "model m(x: f32[2, 4]) { return x |> dense(3) as d }\n\
+         train m { loss mean(d) epochs = 3 optimizer sgd(lr = 0.1) }";
+    BAD_WEIGHTS_CLAUSE = "E0220", "A `weights` clause does not fit",
+        "The right side of a rename is a name in the file, then possibly `|> transpose` or \
+         `|> permute(…)`; a `*` stands on both sides or on none.",
+        "model m(x: f32[4]) { return x }\nweights m from \"n.safetensors\" { a = 3 }",
+        "model m(x: f32[4]) { return x }\nweights m from \"n.safetensors\" { a = \"b\" }";
+    SHAPE = "E0301", "Shapes do not fit",
+        "Shapes are aligned at the right; an extent of 1 stretches to the other's. Open dimensions \
+         fit themselves and 1 only.",
+        "model m(x: f32[2, 4], y: f32[3]) { return x + y }",
+        "model m(x: f32[2, 4], y: f32[4]) { return x + y }";
+    DTYPE = "E0302", "Dtypes do not fit",
+        "Tensors of different dtypes do not mix by themselves; `cast(x, f32)` converts. Literals \
+         take the dtype of the tensor beside them.",
+        "model m(x: f32[4], y: i32[4]) { return x + y }",
+        "model m(x: f32[4], y: i32[4]) { return x + cast(y, f32) }";
+    ATTRIBUTE = "E0303", "An attribute has a wrong value",
+        "The value is of the wrong kind or outside its range.",
+        "model m(x: f32[2, 4]) { return softmax(x, axis = 5) }",
+        "model m(x: f32[2, 4]) { return softmax(x, axis = 1) }";
+    OVERFLOW = "E0304", "A dimension overflows",
+        "Extents and the number of elements are counted in 64 bits.",
+        "model m(x: f32[4611686018427387904, 4]) { return x }",
+        "model m(x: f32[4611, 4]) { return x }";
+    UNBOUND = "E0305", "A value is missing",
+        "An input, a parameter or a dimension has no value yet.",
+        "", "";
+    TYPE_MISMATCH = "E0306", "The type is not the declared one",
+        "A parameter, a state or an input has a declared type, and the value differs from it.",
+        "model m(x: f32[4]) { state s: f32[4] = 0\ns := x[0:2]\nreturn x }",
+        "model m(x: f32[4]) { state s: f32[4] = 0\ns := x\nreturn x }";
+    CT_KIND = "E0401", "The operator does not take these values",
+        "At compile time, arithmetic takes numbers, `and` and `or` take booleans, `+` also joins \
+         lists and texts.",
+        "const a = [1] * 2",
+        "const a = [1] + [2]";
+    INEXACT = "E0402", "The division does not come out even",
+        "At compile time `/` divides exactly. `floordiv(a, b)` rounds down.",
+        "const a = 7 / 2",
+        "const a = floordiv(7, 2)";
+    CT_OVERFLOW = "E0403", "A compile-time number overflows",
+        "Integers at compile time are 64 bits wide.",
+        "const a = 10 ** 30",
+        "const a = 10 ** 18";
+    NOT_CONSTANT = "E0404", "This must be known at compile time",
+        "`if` and `repeat` unroll at compile time, and attributes are fixed then. What depends on \
+         tensors is chosen with `where` or `cond`.",
+        "model m(x: f32[4]) { return if sum(x) > 0 { x } else { -x } }",
+        "model m(x: f32[4]) { return where(sum(x) > 0, x, -x) }";
+    INDEX_RANGE = "E0405", "An index is out of range",
+        "Indices run from 0; negative ones count from the end.",
+        "model m(x: f32[4]) { return x + x.shape[1] }",
+        "model m(x: f32[4]) { return x + x.shape[0] }";
+    BAD_DIM = "E0406", "A dimension is not one",
+        "A dimension is an integer that is not negative, or an expression over open dimensions; \
+         bounds are integers, the lower first.",
+        "dim n in 8..=4",
+        "dim n in 4..=8";
+    CHAINED = "E0407", "Comparisons do not chain",
+        "`a < b < c` would compare a boolean with c. Write `a < b and b < c`.",
+        "const a = 1 < 2 < 3",
+        "const a = 1 < 2 and 2 < 3";
+    REPEAT_LIMIT = "E0501", "Too many rounds",
+        "All `repeat` rounds of a model together are at most a million.",
+        "model m(x: f32[4]) { repeat i in 0..2000000 { x = x }\nreturn x }",
+        "model m(x: f32[4]) { repeat i in 0..20 { x = x }\nreturn x }";
+    NODE_LIMIT = "E0502", "The model has too many nodes",
+        "A model has at most a million ops.",
+        "", "";
+    WORK_LIMIT = "E0503", "The model takes too long to write out",
+        "Evaluating the compile-time part took more steps than the limit allows.",
+        "", "";
+    CALL_DEPTH = "E0504", "Blocks call each other too deep",
+        "Calls of blocks nest at most 64 deep.",
+        "", "";
+    CORE = "E0601", "The core form is not sound",
+        "A value is used before its definition or defined twice, or a statement does not fit the op.",
+        "graph g(%x: f32[4]) { %0: f32[4] = relu(%y)\nyield y = %0 }",
+        "graph g(%x: f32[4]) { %0: f32[4] = relu(%x)\nyield y = %0 }";
+    CORE_TYPE = "E0602", "The written type is not the inferred one",
+        "The core form repeats each result's type; it must be the one that the op gives.",
+        "graph g(%x: f32[4]) { %0: f32[5] = relu(%x)\nyield y = %0 }",
+        "graph g(%x: f32[4]) { %0: f32[4] = relu(%x)\nyield y = %0 }";
+    UNNAMED_STAGE = "W0101", "A stage with parameters has no name",
+        "Its parameters are named after the op and a number (`dense`, `dense_1`), which changes when \
+         a stage is inserted before it. A name keeps stored weights valid.",
+        "model m(x: f32[2, 4]) { return x |> dense(3) }",
+        "model m(x: f32[2, 4]) { return x |> dense(3) as out }";
+}
+
+/// The row of a code.
+pub fn find(code: &str) -> Option<&'static Code> {
+    TABLE.iter().find(|c| c.code.eq_ignore_ascii_case(code))
+}
