@@ -1,5 +1,229 @@
 //! The front end: `.dl` text to graphs.
+//!
+//! [`load`] parses a file with everything that it imports and says what it declares; the
+//! [`Module`] then writes out one model at a time. [`check`] reports everything about all models.
+//! Both forms are read: a file that begins with `graph` is core form.
+//!
+//! Work happens in a thread of its own with a stack that fits the limits on nesting, so that no
+//! text overflows the caller's.
 
 pub mod ast;
 mod lex;
+mod lower;
 pub mod parse;
+mod project;
+
+use crate::base::TensorType;
+use crate::base::codes;
+use crate::base::diag::{Diagnostic, Severity, did_you_mean};
+use crate::base::source::SourceMap;
+use crate::ir::graph::DimDecl;
+
+pub use lower::{Limits, Lowered, RenameRule, WeightsOf};
+pub use project::Resolver;
+
+use lower::Mode;
+use project::{Decl, Project, ROOT};
+
+/// How a file is loaded.
+#[derive(Clone, Copy)]
+pub struct LoadOptions<'a> {
+    /// Reads imported files; the path is relative to where the first file's path starts.
+    pub resolver: Resolver<'a>,
+    pub limits: Limits,
+}
+
+/// A resolver for texts that import nothing.
+pub fn no_imports(_: &str) -> Result<String, String> {
+    Err("imports are not available here".into())
+}
+
+impl Default for LoadOptions<'_> {
+    fn default() -> Self {
+        LoadOptions { resolver: &no_imports, limits: Limits::default() }
+    }
+}
+
+/// A file that was read: its models, ready to be written out.
+#[derive(Debug)]
+pub struct Module {
+    content: Content,
+    limits: Limits,
+    sound: bool,
+}
+
+#[derive(Debug)]
+enum Content {
+    Source(Project),
+}
+
+/// What a file says about one of its models.
+#[derive(Clone, Debug)]
+pub struct ModelInfo {
+    pub name: String,
+    pub inputs: Vec<(String, TensorType)>,
+    pub dims: Vec<DimDecl>,
+    /// The file of its own `weights` clause.
+    pub weights: Option<String>,
+    pub has_train: bool,
+}
+
+/// What [`load`] gives. A module whose text has errors still holds the texts for the messages.
+#[derive(Debug)]
+pub struct Loaded {
+    pub module: Module,
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Reads a text and what it imports. `name` is the path that messages show and that imports and
+/// weights are relative to.
+pub fn load(name: &str, text: &str, options: &LoadOptions) -> Loaded {
+    deep(|| {
+        let mut diagnostics = vec![];
+        let project = Project::load(name, text, options.resolver, &mut diagnostics);
+        if !has_errors(&diagnostics) {
+            lower::check_constants(&project, ROOT, &mut diagnostics);
+        }
+        order(&mut diagnostics);
+        let sound = !has_errors(&diagnostics);
+        let content = Content::Source(project);
+        Loaded { module: Module { content, limits: options.limits, sound }, diagnostics }
+    })
+}
+
+impl Module {
+    /// The texts, for messages.
+    pub fn sources(&self) -> &SourceMap {
+        match &self.content {
+            Content::Source(p) => &p.sources,
+        }
+    }
+
+    /// Whether the text could be read; nothing can be written out of one that could not.
+    pub fn is_sound(&self) -> bool {
+        self.sound
+    }
+
+    /// The names of the models, in the order of the file.
+    pub fn model_names(&self) -> Vec<String> {
+        match &self.content {
+            Content::Source(p) => p.models(ROOT).map(|m| m.name.text.clone()).collect(),
+        }
+    }
+
+    /// What the file says about a model: the one of this name, or the last.
+    pub fn info(&self, model: Option<&str>) -> (Option<ModelInfo>, Vec<Diagnostic>) {
+        deep(|| {
+            let mut diags = vec![];
+            let info = match &self.content {
+                Content::Source(p) => self.pick(p, model, &mut diags).map(|item| {
+                    let name = p.callable(ROOT, item).name.text.clone();
+                    let (inputs, dims) = lower::signature(p, ROOT, item, &mut diags);
+                    ModelInfo {
+                        weights: p.weights(ROOT, &name).map(|w| w.file.clone()),
+                        has_train: p.train(ROOT, &name).is_some(),
+                        name,
+                        inputs,
+                        dims,
+                    }
+                }),
+            };
+            (info.filter(|_| !has_errors(&diags)), diags)
+        })
+    }
+
+    /// Writes out a model: the one of this name, or the last. Lints come along with the graph.
+    pub fn lower(&self, model: Option<&str>, training: bool) -> (Option<Lowered>, Vec<Diagnostic>) {
+        deep(|| {
+            let mut diags = vec![];
+            let lowered = match &self.content {
+                Content::Source(p) => self.pick(p, model, &mut diags).and_then(|item| {
+                    let mode = Mode { training, limits: self.limits };
+                    lower::lower(p, ROOT, item, mode, &mut diags)
+                }),
+            };
+            order(&mut diags);
+            (lowered, diags)
+        })
+    }
+
+    /// Everything that is to be said about all models of the file and their `train` blocks, besides
+    /// what loading has said.
+    pub fn check(&self) -> Vec<Diagnostic> {
+        if !self.sound {
+            return vec![];
+        }
+        deep(|| {
+            let mut diags = vec![];
+            match &self.content {
+                Content::Source(p) => lower::check_all(p, ROOT, self.limits, &mut diags),
+            }
+            order(&mut diags);
+            diags
+        })
+    }
+
+    /// The item of a model.
+    fn pick(&self, p: &Project, model: Option<&str>, diags: &mut Vec<Diagnostic>) -> Option<usize> {
+        if !self.sound {
+            return None;
+        }
+        let names = self.model_names();
+        let Some(name) = model.or(names.last().map(String::as_str)) else {
+            let message = format!("`{}` has no model", self.sources().file(p.file(ROOT)).name);
+            diags.push(Diagnostic::error(codes::UNKNOWN_MODEL, None, message));
+            return None;
+        };
+        match p.unit(ROOT).names.get(name) {
+            Some(Decl::Model(item)) => Some(*item),
+            _ => {
+                let message = format!("there is no model `{name}`");
+                let near = did_you_mean(name, names.iter().map(String::as_str));
+                let help = match near {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("the models are {}", names.join(", ")),
+                };
+                diags.push(Diagnostic::error(codes::UNKNOWN_MODEL, None, message).help(help));
+                None
+            }
+        }
+    }
+}
+
+/// Reads and writes out any bytes under small limits; what it finds out is thrown away. For fuzzing:
+/// it must return, whatever the bytes.
+pub fn fuzz(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let limits = Limits { nodes: 2_000, rounds: 2_000, work: 200_000 };
+    let loaded = load("fuzz.dl", text, &LoadOptions { limits, ..LoadOptions::default() });
+    loaded.module.check();
+    for name in loaded.module.model_names() {
+        loaded.module.lower(Some(&name), true);
+    }
+}
+
+fn has_errors(diags: &[Diagnostic]) -> bool {
+    diags.iter().any(|d| d.severity == Severity::Error)
+}
+
+/// By place, so that messages read in the order of the text.
+fn order(diags: &mut [Diagnostic]) {
+    diags.sort_by_key(|d| d.span.map(|s| (s.file, s.start, s.end)));
+}
+
+/// Runs in a thread whose stack fits the limits on nesting; in the caller's where the system has no
+/// more threads.
+fn deep<T: Send>(f: impl FnOnce() -> T + Send) -> T {
+    const STACK: usize = 256 << 20;
+    let mut work = Some(f);
+    let mut run = || work.take().map(|f| f());
+    let done = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, &mut run);
+        match thread.map(|t| t.join()) {
+            Ok(Ok(value)) => value,
+            Ok(Err(panic)) => std::panic::resume_unwind(panic),
+            Err(_) => None,
+        }
+    });
+    done.or_else(run).expect("the work ran in one thread or in the other")
+}
