@@ -1,8 +1,8 @@
 //! dlc: a deep-learning graph compiler.
 
 pub mod base;
-pub mod import;
 pub mod front;
+pub mod import;
 pub mod ir;
 pub mod kernel;
 pub mod pass;

@@ -1,6 +1,7 @@
 //! The integration tests: one binary, so that they link once.
 
 mod allocations;
+mod golden;
 mod ops;
 mod ops_reference;
 mod random;

@@ -114,14 +114,36 @@ pub struct Train {
 
 #[derive(Debug)]
 pub enum TrainEntry {
-    Label { name: Name, ty: TypeExpr },
-    Loss { value: ExprId, span: Span },
-    Metrics { values: Vec<ExprId>, span: Span },
-    Optimizer { value: ExprId, span: Span },
+    Label {
+        name: Name,
+        ty: TypeExpr,
+    },
+    Loss {
+        value: ExprId,
+        span: Span,
+    },
+    Metrics {
+        values: Vec<ExprId>,
+        span: Span,
+    },
+    Optimizer {
+        value: ExprId,
+        span: Span,
+    },
     /// `epochs = 100`, or a value that the following entries use.
-    Setting { name: Name, value: ExprId },
-    Step { name: Option<Name>, entries: Vec<TrainEntry>, span: Span },
-    Update { patterns: Vec<Name>, span: Span },
+    Setting {
+        name: Name,
+        value: ExprId,
+    },
+    Step {
+        name: Option<Name>,
+        entries: Vec<TrainEntry>,
+        span: Span,
+    },
+    Update {
+        patterns: Vec<Name>,
+        span: Span,
+    },
 }
 
 /// `dim batch in 1..=1024`.
@@ -157,14 +179,44 @@ pub struct Body {
 
 #[derive(Debug)]
 pub enum Stmt {
-    Return { values: Vec<ExprId>, span: Span },
-    Repeat { var: Name, range: Range, body: Body, span: Span },
+    Return {
+        values: Vec<ExprId>,
+        span: Span,
+    },
+    Repeat {
+        var: Name,
+        range: Range,
+        body: Body,
+        span: Span,
+    },
     /// An `if`; the expression is an [`ExprKind::If`].
-    If { value: ExprId, span: Span },
-    Layer { name: Name, value: ExprId, span: Span },
-    State { name: Name, ty: Option<TypeExpr>, init: ExprId, span: Span },
-    Param { name: Name, ty: TypeExpr, init: Option<ExprId>, span: Span },
-    Assign { targets: Vec<Name>, update: bool, value: ExprId, span: Span },
+    If {
+        value: ExprId,
+        span: Span,
+    },
+    Layer {
+        name: Name,
+        value: ExprId,
+        span: Span,
+    },
+    State {
+        name: Name,
+        ty: Option<TypeExpr>,
+        init: ExprId,
+        span: Span,
+    },
+    Param {
+        name: Name,
+        ty: TypeExpr,
+        init: Option<ExprId>,
+        span: Span,
+    },
+    Assign {
+        targets: Vec<Name>,
+        update: bool,
+        value: ExprId,
+        span: Span,
+    },
 }
 
 impl Stmt {
@@ -206,13 +258,28 @@ pub enum ExprKind {
     List(Vec<ExprId>),
     Paren(ExprId),
     /// `operands[0] ops[0] operands[1] …`, precedence not applied yet.
-    Infix { operands: Vec<Operand>, ops: Vec<(InfixOp, Span)> },
+    Infix {
+        operands: Vec<Operand>,
+        ops: Vec<(InfixOp, Span)>,
+    },
     /// A value with its trailing calls, indices and members.
-    Postfix { base: ExprId, trailers: Vec<Trailer> },
+    Postfix {
+        base: ExprId,
+        trailers: Vec<Trailer>,
+    },
     /// `head |> stage |> stage`; each part with its `as` and `with`.
-    Pipe { parts: Vec<Part> },
-    If { arms: Vec<(ExprId, Body)>, otherwise: Option<Body> },
-    Region { kind: RegionKind, args: Vec<Arg>, lambdas: Vec<Lambda> },
+    Pipe {
+        parts: Vec<Part>,
+    },
+    If {
+        arms: Vec<(ExprId, Body)>,
+        otherwise: Option<Body>,
+    },
+    Region {
+        kind: RegionKind,
+        args: Vec<Arg>,
+        lambdas: Vec<Lambda>,
+    },
     /// What could not be made sense of; already reported.
     Error,
 }
@@ -254,12 +321,7 @@ impl InfixOp {
         match self {
             InfixOp::Or => 1,
             InfixOp::And => 2,
-            InfixOp::Eq
-            | InfixOp::Ne
-            | InfixOp::Lt
-            | InfixOp::Le
-            | InfixOp::Gt
-            | InfixOp::Ge => 3,
+            InfixOp::Eq | InfixOp::Ne | InfixOp::Lt | InfixOp::Le | InfixOp::Gt | InfixOp::Ge => 3,
             InfixOp::Add | InfixOp::Sub => 4,
             InfixOp::Mul | InfixOp::Div | InfixOp::MatMul => 5,
             InfixOp::Pow => 7,

@@ -49,7 +49,10 @@ impl Default for LoadOptions<'_> {
 pub struct Module {
     content: Content,
     limits: Limits,
+    /// No errors at all.
     sound: bool,
+    /// No errors of syntax: the rest can be checked.
+    parsed: bool,
 }
 
 #[derive(Debug)]
@@ -81,13 +84,14 @@ pub fn load(name: &str, text: &str, options: &LoadOptions) -> Loaded {
     deep(|| {
         let mut diagnostics = vec![];
         let project = Project::load(name, text, options.resolver, &mut diagnostics);
-        if !has_errors(&diagnostics) {
+        let parsed = !diagnostics.iter().any(|d| d.code.starts_with("E01"));
+        if parsed {
             lower::check_constants(&project, ROOT, &mut diagnostics);
         }
         order(&mut diagnostics);
         let sound = !has_errors(&diagnostics);
         let content = Content::Source(project);
-        Loaded { module: Module { content, limits: options.limits, sound }, diagnostics }
+        Loaded { module: Module { content, limits: options.limits, sound, parsed }, diagnostics }
     })
 }
 
@@ -150,7 +154,7 @@ impl Module {
     /// Everything that is to be said about all models of the file and their `train` blocks, besides
     /// what loading has said.
     pub fn check(&self) -> Vec<Diagnostic> {
-        if !self.sound {
+        if !self.parsed {
             return vec![];
         }
         deep(|| {

@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
-use super::value::{Val, Word};
 use super::Lowerer;
+use super::value::{Val, Word};
 use crate::base::codes;
 use crate::base::diag::{Diagnostic, did_you_mean};
 use crate::base::source::Span;
@@ -36,7 +36,8 @@ impl Args {
     }
 
     pub fn is_constant(&self) -> bool {
-        self.named.is_empty() && self.positional.iter().all(|(v, _)| v.clone().first().is_constant())
+        self.named.is_empty()
+            && self.positional.iter().all(|(v, _)| v.clone().first().is_constant())
     }
 }
 

@@ -39,7 +39,8 @@ impl<'p> Lowerer<'p> {
                 let naming = applied.naming.as_ref();
                 let scope = self.scopes.open(parent, naming, name, span, repeats > 0);
                 self.last_scope(Some(scope));
-                let value = self.instance(*unit, *item, is_model, args, scope, applied.frozen, span);
+                let value =
+                    self.instance(*unit, *item, is_model, args, scope, applied.frozen, span);
                 self.last_scope(Some(scope));
                 value
             }
@@ -111,7 +112,11 @@ impl<'p> Lowerer<'p> {
     /// `params("head.*")`: the parameters made so far whose paths match.
     fn params_like(&mut self, args: &Args, span: Span) -> Val {
         let [(Val::Str(pattern), _)] = args.positional.as_slice() else {
-            self.error(codes::MISSING_ARG, span, "`params` takes one pattern: `params(\"head.*\")`");
+            self.error(
+                codes::MISSING_ARG,
+                span,
+                "`params` takes one pattern: `params(\"head.*\")`",
+            );
             return Val::Poison;
         };
         let found: Vec<Val> = self
@@ -165,7 +170,9 @@ impl<'p> Lowerer<'p> {
             return Val::Poison;
         }
         let Some(slots) = self.bind(callable, &args, span) else { return Val::Poison };
-        if unit == STD && LOSSES_FROM_LOGITS.contains(&name.as_str()) && self.on_probabilities(&slots)
+        if unit == STD
+            && LOSSES_FROM_LOGITS.contains(&name.as_str())
+            && self.on_probabilities(&slots)
         {
             return Val::Poison;
         }
@@ -293,9 +300,10 @@ impl<'p> Lowerer<'p> {
         let (core, frozen) = match &self.expr(value).kind {
             ExprKind::Pipe { parts } if parts.len() == 1 => {
                 let part = &parts[0];
-                let frozen = part.suffixes.iter().any(
-                    |s| matches!(s, Suffix::With { name, .. } if name.text == "frozen"),
-                );
+                let frozen = part
+                    .suffixes
+                    .iter()
+                    .any(|s| matches!(s, Suffix::With { name, .. } if name.text == "frozen"));
                 if let Some(Suffix::As { span, .. }) =
                     part.suffixes.iter().find(|s| matches!(s, Suffix::As { .. }))
                 {
@@ -423,8 +431,10 @@ fn results(callee: &str, values: Returned, frame: Frame) -> Val {
         names.entry(name).or_insert(stage.value);
     }
     names.retain(|_, v| matches!(v, Val::Tensor(_) | Val::Results(_)));
-    let values: Vec<(Option<String>, Val)> =
-        values.into_iter().map(|(n, v, _)| (n, v)).collect();
+    let values: Vec<(Option<String>, Val)> = values.into_iter().map(|(n, v, _)| (n, v)).collect();
+    if values.iter().all(|(_, v)| v.is_poison()) {
+        return Val::Poison;
+    }
     Val::Results(Rc::new(Results { values, names, exact: true, callee: callee.to_string() }))
 }
 

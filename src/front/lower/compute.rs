@@ -2,10 +2,10 @@
 //! expressions over open symbols.
 
 use crate::base::codes;
-use crate::base::{Dim, DType};
+use crate::base::{DType, Dim};
 use crate::front::ast::{InfixOp, PrefixOp};
 
-use super::value::Val;
+use super::value::{Callee, Val};
 
 /// Why a compile-time operation has no result; the caller knows the place.
 #[derive(Debug)]
@@ -72,14 +72,18 @@ pub(super) fn infix(op: InfixOp, a: &Val, b: &Val) -> Result<Val, Trouble> {
             Ok(Val::list([x.as_slice(), y.as_slice()].concat()))
         }
         _ => match (number(a), number(b)) {
-            (Some(Number::Int(x)), Some(Number::Int(y))) => ints(op, x, y).unwrap_or_else(|| Err(unfit())),
+            (Some(Number::Int(x)), Some(Number::Int(y))) => {
+                ints(op, x, y).unwrap_or_else(|| Err(unfit()))
+            }
             (Some(Number::Float(x)), Some(y)) => {
                 floats(op, x, y.as_f64().ok_or_else(unfit)?).ok_or_else(unfit)
             }
             (Some(x), Some(Number::Float(y))) => {
                 floats(op, x.as_f64().ok_or_else(unfit)?, y).ok_or_else(unfit)
             }
-            (Some(x), Some(y)) => dims(op, &x.into_dim(), &y.into_dim()).unwrap_or_else(|| Err(unfit())),
+            (Some(x), Some(y)) => {
+                dims(op, &x.into_dim(), &y.into_dim()).unwrap_or_else(|| Err(unfit()))
+            }
             _ => Err(unfit()),
         },
     }
@@ -133,7 +137,9 @@ fn ints(op: InfixOp, x: i64, y: i64) -> Option<Result<Val, Trouble>> {
             codes::INEXACT,
             format!("{x} / {y} does not come out even"),
         )
-        .help("`floordiv(a, b)` rounds down; for a fraction make one side a float, as in `7.0 / 2`"))),
+        .help(
+            "`floordiv(a, b)` rounds down; for a fraction make one side a float, as in `7.0 / 2`",
+        ))),
         I::Div => checked(x.checked_div(y)),
         I::Pow if y < 0 => Some(Ok(Val::Float((x as f64).powf(y as f64)))),
         I::Pow => checked(match (x, u32::try_from(y)) {
@@ -249,10 +255,13 @@ pub(super) fn equal(a: &Val, b: &Val) -> Option<bool> {
     })
 }
 
-fn text(v: &Val) -> Option<&str> {
+pub(super) fn text(v: &Val) -> Option<&str> {
     match v {
         Val::Str(s) => Some(s),
         Val::Word(w) => Some(&w.text),
+        // `reduce = sum` names a way to reduce, not the op.
+        Val::Callee(Callee::Op(row)) => Some(row.name),
+        Val::Callee(Callee::Function(f)) => Some(f.name()),
         _ => None,
     }
 }

@@ -40,7 +40,8 @@ impl<'p> Lowerer<'p> {
             ExprKind::Str(s) => Val::str(s),
             ExprKind::Bool(b) => Val::Bool(*b),
             ExprKind::Name(name) => self.lookup(name).unwrap_or_else(|| {
-                self.unknown_name(name, expr.span, None);
+                let near = self.near(name);
+                self.unknown_name(name, expr.span, near);
                 Val::Poison
             }),
             ExprKind::List(items) => {
@@ -68,7 +69,8 @@ impl<'p> Lowerer<'p> {
         let mut value = Val::Poison;
         let mut span: Option<Span> = None;
         for part in parts {
-            let applied = self.suffixes(&part.suffixes);
+            let mut applied = self.suffixes(&part.suffixes);
+            self.refuse_duplicate(&mut applied);
             let at = self.expr(part.value).span;
             let before = applied.naming.as_ref().map(|n| (n.name.clone(), n.span));
             self.last_scope(None);
@@ -119,6 +121,25 @@ impl<'p> Lowerer<'p> {
         applied
     }
 
+    /// Reports a name that another stage of the block has; the stage goes on under one that none has.
+    fn refuse_duplicate(&mut self, applied: &mut Applied) {
+        let owner = self.owner();
+        let Some(naming) = &mut applied.naming else { return };
+        let Some(old) = self.frames[owner].stages.get(&naming.name) else { return };
+        if old.span == naming.span {
+            return;
+        }
+        let d = Diagnostic::error(
+            codes::DUPLICATE_STAGE,
+            naming.span,
+            format!("two stages are named `{}`", naming.name),
+        )
+        .label(old.span, "the first is here")
+        .help("give one of them another name");
+        naming.name = format!("{}?{}", naming.name, naming.span.start);
+        self.report(d);
+    }
+
     /// `input |> stage`: the stage is called with the input before its own arguments.
     fn stage(&mut self, id: ExprId, input: (Val, Span), applied: &Applied) -> Val {
         let expr = self.expr(id);
@@ -148,25 +169,12 @@ impl<'p> Lowerer<'p> {
     fn name_stage(&mut self, name: &str, value: &Val, span: Span) {
         let owner = self.owner();
         let scope = self.take_last_scope();
-        if let Some(old) = self.frames[owner].stages.get(name) {
-            if old.span != span {
-                let first = old.span;
-                self.report(
-                    Diagnostic::error(
-                        codes::DUPLICATE_STAGE,
-                        span,
-                        format!("two stages are named `{name}`"),
-                    )
-                    .label(first, "the first is here")
-                    .help("give one of them another name"),
-                );
-            }
-        }
         let stage = Stage { value: value.clone(), scope, span };
         self.frames[owner].stages.insert(name.to_string(), stage);
         let prefix = self.scopes.known_path(self.frames[owner].scope);
         if let Some(prefix) = prefix {
-            let path = if prefix.is_empty() { name.to_string() } else { format!("{prefix}.{name}") };
+            let path =
+                if prefix.is_empty() { name.to_string() } else { format!("{prefix}.{name}") };
             self.name_node(value, &path);
         }
     }
@@ -293,7 +301,11 @@ impl<'p> Lowerer<'p> {
     }
 
     /// `stage.weight` where `stage` is named by `as`: the parameter, and the trailers left.
-    fn stage_member(&mut self, name: &str, trailers: &'p [Trailer]) -> Option<(Val, &'p [Trailer])> {
+    fn stage_member(
+        &mut self,
+        name: &str,
+        trailers: &'p [Trailer],
+    ) -> Option<(Val, &'p [Trailer])> {
         if self.top().vars.contains_key(name) {
             return None;
         }
@@ -330,7 +342,8 @@ impl<'p> Lowerer<'p> {
             Val::Poison
         };
         match value {
-            Val::Poison => Val::Poison,
+            v if v.is_poison() => Val::Poison,
+            Val::Word(_) if self.unknown_word(value) => Val::Poison,
             Val::Results(r) => {
                 let named = r.values.iter().find(|(n, _)| n.as_deref() == Some(m));
                 if let Some(v) = named.map(|(_, v)| v).or_else(|| r.names.get(m)) {
@@ -394,7 +407,8 @@ impl<'p> Lowerer<'p> {
         let message = format!("`{prefix}` has no parameter `{}`", name.text);
         let mut d = Diagnostic::error(codes::UNKNOWN_MEMBER, name.span, message);
         if !applied {
-            d = d.help("a layer gets its parameters when it is applied first; read them after that");
+            d = d
+                .help("a layer gets its parameters when it is applied first; read them after that");
         } else if let Some(near) = did_you_mean(&name.text, known.iter().map(String::as_str)) {
             d = d.help(format!("did you mean `{near}`?"));
         }
@@ -404,7 +418,12 @@ impl<'p> Lowerer<'p> {
 
     // ---- if -------------------------------------------------------------------------------------
 
-    fn if_value(&mut self, arms: &'p [(ExprId, Body)], otherwise: Option<&'p Body>, at: Span) -> Val {
+    fn if_value(
+        &mut self,
+        arms: &'p [(ExprId, Body)],
+        otherwise: Option<&'p Body>,
+        at: Span,
+    ) -> Val {
         let body = match self.choose(arms, otherwise) {
             Some(body) => body,
             None => {
@@ -543,7 +562,8 @@ impl<'p> Lowerer<'p> {
                 Pending::Infix(op) => {
                     let Some((left, left_span)) = values.pop() else { return };
                     let span = left_span.to(right_span);
-                    let chained = next.is_some_and(|(n, _)| n.is_comparison()) && op.is_comparison();
+                    let chained =
+                        next.is_some_and(|(n, _)| n.is_comparison()) && op.is_comparison();
                     let v = if chained {
                         let message = "comparisons do not chain";
                         self.report(
@@ -593,7 +613,13 @@ impl<'p> Lowerer<'p> {
                 }
             }
         }
-        if a.0.is_constant() && b.0.is_constant() {
+        // `memory == none` asks whether a tensor was given at all.
+        let none = |v: &Val| matches!(v, Val::Word(w) if w.text == "none");
+        if none(&a.0) != none(&b.0) && matches!(op, InfixOp::Eq | InfixOp::Ne) {
+            return Val::Bool(op == InfixOp::Ne);
+        }
+        let words = compute::text(&a.0).is_some() && compute::text(&b.0).is_some();
+        if words || (a.0.is_constant() && b.0.is_constant()) {
             let size = |v: &Val| if let Val::List(items) = v { items.len() as u64 } else { 0 };
             if !self.step(size(&a.0) + size(&b.0), span) {
                 return Val::Poison;

@@ -74,12 +74,10 @@ impl Lowerer<'_> {
             _ => (rename.theirs, &[][..]),
         };
         let wrong = |this: &mut Self, span, message: String| {
-            this.report(
-                Diagnostic::error(codes::BAD_WEIGHTS_CLAUSE, span, message).help(
-                    "write `ours = \"theirs\"`, then possibly `|> transpose` or \
+            this.report(Diagnostic::error(codes::BAD_WEIGHTS_CLAUSE, span, message).help(
+                "write `ours = \"theirs\"`, then possibly `|> transpose` or \
                      `|> permute(3, 2, 0, 1)`",
-                ),
-            );
+            ));
         };
         let ExprKind::Str(theirs) = &self.expr(head).kind else {
             let span = self.expr(head).span;

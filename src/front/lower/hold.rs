@@ -61,7 +61,9 @@ impl Lowerer<'_> {
             Diagnostic::error(codes::TYPE_MISMATCH, span, message)
                 .note(format!("first use: {}", known.ty))
                 .note(format!("this use:  {ty}"))
-                .help("a layer is one set of parameters; inputs of other widths need another layer"),
+                .help(
+                    "a layer is one set of parameters; inputs of other widths need another layer",
+                ),
         );
         Val::Poison
     }
@@ -148,10 +150,8 @@ impl Lowerer<'_> {
         let owner = self.owner();
         let Some(path) = self.frames[owner].states.get(&name.text).cloned() else {
             let message = format!("`{}` is not a state of this block", name.text);
-            let near = did_you_mean(
-                &name.text,
-                self.frames[owner].states.keys().map(String::as_str),
-            );
+            let near =
+                did_you_mean(&name.text, self.frames[owner].states.keys().map(String::as_str));
             let help = match near {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("declare it: `state {}: f32[…] = 0`", name.text),

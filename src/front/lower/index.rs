@@ -3,10 +3,10 @@
 //! `x[i]` drops an axis, `x[a:b:s]` keeps it, `...` stands for all axes between. An index that is
 //! itself a tensor takes one slice at run time.
 
-use super::call::Applied;
-use super::args::Args;
-use super::value::{TensorVal, Val};
 use super::Lowerer;
+use super::args::Args;
+use super::call::Applied;
+use super::value::{TensorVal, Val};
 use crate::base::diag::Diagnostic;
 use crate::base::source::Span;
 use crate::base::{Dim, codes};
@@ -15,7 +15,11 @@ use crate::front::ast::{ExprId, Name, Slice};
 /// One axis of an index.
 enum At {
     /// The axis stays; `None` ends are the axis' own.
-    Range { low: Option<i64>, high: Option<i64>, step: i64 },
+    Range {
+        low: Option<i64>,
+        high: Option<i64>,
+        step: i64,
+    },
     One(i64),
     Tensor(Val, Span),
 }
@@ -26,6 +30,7 @@ impl Lowerer<'_> {
             Val::Poison => Val::Poison,
             Val::List(list) => self.index_list(&list, items, span),
             Val::Tensor(t) => self.index_tensor(t, items, span),
+            other if self.unknown_word(&other) => Val::Poison,
             other => {
                 let message = format!("{} has no elements to pick", other.describe());
                 self.error(codes::WRONG_KIND, span, message);
@@ -68,12 +73,10 @@ impl Lowerer<'_> {
                     return Val::Poison;
                 }
                 let (first, last) = if step > 0 { (0, n) } else { (-1, n - 1) };
-                let clamp = |v: i64| {
-                    (if v < 0 { v.saturating_add(n) } else { v }).clamp(first, last)
-                };
+                let clamp =
+                    |v: i64| (if v < 0 { v.saturating_add(n) } else { v }).clamp(first, last);
                 let default = if step > 0 { (0, n) } else { (n - 1, -1) };
-                let (mut i, end) =
-                    (low.map_or(default.0, clamp), high.map_or(default.1, clamp));
+                let (mut i, end) = (low.map_or(default.0, clamp), high.map_or(default.1, clamp));
                 let mut out = vec![];
                 while (step > 0 && i < end) || (step < 0 && i > end) {
                     if let Some(v) = usize::try_from(i).ok().and_then(|i| list.get(i)) {
@@ -106,7 +109,8 @@ impl Lowerer<'_> {
             match at {
                 At::Range { low: None, high: None, step: 1 } => {}
                 At::Range { low, high, step } => {
-                    let (first, last) = if *step > 0 { (0, i64::MAX) } else { (i64::MAX, i64::MIN) };
+                    let (first, last) =
+                        if *step > 0 { (0, i64::MAX) } else { (i64::MAX, i64::MIN) };
                     starts.push(low.unwrap_or(first));
                     ends.push(high.unwrap_or(last));
                     steps.push(*step);
@@ -185,9 +189,12 @@ impl Lowerer<'_> {
                             }
                             axes.push(At::One(i));
                         }
+                        other if self.unknown_word(&other) => return None,
                         other => {
-                            let message =
-                                format!("an index is an integer or a tensor, not {}", other.describe());
+                            let message = format!(
+                                "an index is an integer or a tensor, not {}",
+                                other.describe()
+                            );
                             self.error(codes::INDEX_RANGE, at, message);
                             return None;
                         }
@@ -248,16 +255,12 @@ impl Lowerer<'_> {
 }
 
 fn ints(named: Vec<(&str, Vec<i64>)>) -> Vec<(&str, Val)> {
-    named
-        .into_iter()
-        .map(|(n, v)| (n, Val::list(v.into_iter().map(Val::Int).collect())))
-        .collect()
+    named.into_iter().map(|(n, v)| (n, Val::list(v.into_iter().map(Val::Int).collect()))).collect()
 }
 
 /// The permutation that brings an axis to the front, and its inverse.
 pub(super) fn to_front(rank: usize, axis: usize) -> (Vec<usize>, Vec<usize>) {
-    let forth: Vec<usize> =
-        std::iter::once(axis).chain((0..rank).filter(|a| *a != axis)).collect();
+    let forth: Vec<usize> = std::iter::once(axis).chain((0..rank).filter(|a| *a != axis)).collect();
     let mut back = vec![0; rank];
     for (to, from) in forth.iter().enumerate() {
         back[*from] = to;

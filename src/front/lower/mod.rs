@@ -349,9 +349,9 @@ impl<'p> Lowerer<'p> {
                     );
                     Val::Poison
                 }
-                Some(ty) => self.input_type(ty, &mut used).map_or(Val::Poison, |t| {
-                    self.input(&p.name.text, t, p.name.span)
-                }),
+                Some(ty) => self
+                    .input_type(ty, &mut used)
+                    .map_or(Val::Poison, |t| self.input(&p.name.text, t, p.name.span)),
             };
             if p.default.is_some() {
                 let message = format!("the input `{}` of a model has no default", p.name.text);

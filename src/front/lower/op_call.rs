@@ -102,10 +102,8 @@ impl Lowerer<'_> {
 
     pub(super) fn cast(&mut self, v: Val, dtype: DType, span: Span) -> Val {
         let dtype_arg = crate::front::ast::Name { text: "dtype".into(), span };
-        let args = Args {
-            positional: vec![(v, span)],
-            named: vec![(dtype_arg, Val::DType(dtype), span)],
-        };
+        let args =
+            Args { positional: vec![(v, span)], named: vec![(dtype_arg, Val::DType(dtype), span)] };
         match crate::ir::op::find("cast") {
             Some(row) => self.call_op(row, &args, &Applied::default(), span).first(),
             None => Val::Poison,
@@ -654,9 +652,7 @@ fn literal_tensor(flat: &[&Val], shape: &[usize], dtype: DType) -> Result<Tensor
             let data: Result<Vec<f32>, Val> = flat
                 .iter()
                 .map(|v| match v {
-                    Val::Bits(b) => {
-                        u32::try_from(*b).map(f32::from_bits).map_err(|_| (*v).clone())
-                    }
+                    Val::Bits(b) => u32::try_from(*b).map(f32::from_bits).map_err(|_| (*v).clone()),
                     v => float(v).map(|f| f as f32),
                 })
                 .collect();

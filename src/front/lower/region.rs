@@ -28,11 +28,8 @@ impl<'p> Lowerer<'p> {
         span: Span,
     ) -> Val {
         // Names of plain variables stand for the region's inputs where no header is written.
-        let names: Vec<Option<String>> = args
-            .iter()
-            .filter(|a| a.name.is_none())
-            .map(|a| self.plain_name(a.value))
-            .collect();
+        let names: Vec<Option<String>> =
+            args.iter().filter(|a| a.name.is_none()).map(|a| self.plain_name(a.value)).collect();
         let init = args.iter().find(|a| a.name.as_ref().is_some_and(|n| n.text == "init"));
         let init_names: Vec<Option<String>> = match init.map(|a| &self.expr(a.value).kind) {
             Some(ExprKind::List(items)) => items.iter().map(|id| self.plain_name(*id)).collect(),
@@ -82,8 +79,7 @@ impl<'p> Lowerer<'p> {
         let Some(names) = self.header(lambda, names, carries.len() + sequences.len()) else {
             return Val::Poison;
         };
-        let mut types: Vec<TensorType> =
-            carries.iter().map(|(t, _)| (*t.ty).clone()).collect();
+        let mut types: Vec<TensorType> = carries.iter().map(|(t, _)| (*t.ty).clone()).collect();
         for (t, _) in &sequences {
             let TensorType { dtype, shape: Shape(dims) } = (*t.ty).clone();
             types.push(TensorType::new(dtype, Shape(dims[1..].to_vec())));
@@ -161,10 +157,9 @@ impl<'p> Lowerer<'p> {
                 }
                 (other, _) => {
                     let message = format!("`scan` has no argument `{other}`");
-                    self.report(
-                        Diagnostic::error(codes::UNKNOWN_ARG, name.span, message)
-                            .help("the arguments are scan(xs, …, axis = 0, init = …, reverse = false)"),
-                    );
+                    self.report(Diagnostic::error(codes::UNKNOWN_ARG, name.span, message).help(
+                        "the arguments are scan(xs, …, axis = 0, init = …, reverse = false)",
+                    ));
                     return None;
                 }
             }
@@ -302,13 +297,11 @@ impl<'p> Lowerer<'p> {
                 false => codes::DTYPE,
             };
             self.report(
-                Diagnostic::error(code, at, message)
-                    .help("element by element: `where(c, a, b)`"),
+                Diagnostic::error(code, at, message).help("element by element: `where(c, a, b)`"),
             );
             return Val::Poison;
         }
-        let Some((mut first, left, captures)) =
-            self.body_region(&yes.body, &[], vec![], &[], span)
+        let Some((mut first, left, captures)) = self.body_region(&yes.body, &[], vec![], &[], span)
         else {
             return Val::Poison;
         };
@@ -484,8 +477,7 @@ impl<'p> Lowerer<'p> {
         let Some(home) = self.regions.iter().position(|r| r.id == t.region) else {
             let message = "this value belongs to the body of a `scan` or `cond` and ends with it";
             self.report(
-                Diagnostic::error(codes::MISPLACED, span, message)
-                    .help("return it from the body"),
+                Diagnostic::error(codes::MISPLACED, span, message).help("return it from the body"),
             );
             return None;
         };

@@ -137,9 +137,10 @@ impl Lowerer<'_> {
             let node = &self.scopes.nodes[id.0];
             if let Some(name) = &node.name {
                 names.push(name.clone());
-                if node.bare && purpose == Purpose::Parameter {
+                if node.bare && !node.again && purpose == Purpose::Parameter {
                     let (span, name) = (node.span, name.clone());
-                    self.scopes.nodes[id.0].bare = false;
+                    // The following rounds would find the paths taken.
+                    self.scopes.nodes[id.0].again = true;
                     self.report(
                         Diagnostic::error(
                             codes::BARE_AS_IN_REPEAT,

@@ -101,14 +101,10 @@ impl<'p> Lowerer<'p> {
         match &self.expr(id).kind {
             ExprKind::Name(name) => Some(name.clone()),
             ExprKind::Paren(inner) => self.result_name(*inner),
-            ExprKind::Pipe { parts } => {
-                parts.last()?.suffixes.iter().rev().find_map(|s| match s {
-                    Suffix::As { name, indices, .. } if indices.is_empty() => {
-                        Some(name.text.clone())
-                    }
-                    _ => None,
-                })
-            }
+            ExprKind::Pipe { parts } => parts.last()?.suffixes.iter().rev().find_map(|s| match s {
+                Suffix::As { name, indices, .. } if indices.is_empty() => Some(name.text.clone()),
+                _ => None,
+            }),
             _ => None,
         }
     }
@@ -128,8 +124,7 @@ impl<'p> Lowerer<'p> {
             self.rounds += 1;
             if self.rounds > self.mode.limits.rounds {
                 self.stopped = true;
-                let message =
-                    format!("more than {} rounds of `repeat`", self.mode.limits.rounds);
+                let message = format!("more than {} rounds of `repeat`", self.mode.limits.rounds);
                 self.report(
                     Diagnostic::error(codes::REPEAT_LIMIT, span, message)
                         .help("`repeat` writes its body out; over long sequences use `scan`"),
@@ -172,6 +167,7 @@ impl<'p> Lowerer<'p> {
                     Some(Box::new(items.into_iter()))
                 }
                 Val::Poison => None,
+                other if self.unknown_word(&other) => None,
                 other => {
                     let message =
                         format!("`repeat` runs over a range or a list, not {}", other.describe());
@@ -191,8 +187,10 @@ impl<'p> Lowerer<'p> {
         match self.eval(id).first() {
             Val::Int(v) => Some(v),
             Val::Poison => None,
+            other if self.unknown_word(&other) => None,
             other => {
-                let message = format!("{what} must be an integer known now, not {}", other.describe());
+                let message =
+                    format!("{what} must be an integer known now, not {}", other.describe());
                 let mut d = Diagnostic::error(codes::NOT_CONSTANT, span, message);
                 if matches!(other, Val::Dim(_)) {
                     d = d.help("the dimension is open; bind it with `--set`, or use `scan`");
@@ -232,14 +230,13 @@ impl<'p> Lowerer<'p> {
                 Val::Poison => return None,
                 Val::Tensor(_) => {
                     let message = "`if` is decided at compile time, and this is a tensor";
-                    self.report(
-                        Diagnostic::error(codes::NOT_CONSTANT, span, message).help(
-                            "choose element by element with `where(c, a, b)`, or one of two \
+                    self.report(Diagnostic::error(codes::NOT_CONSTANT, span, message).help(
+                        "choose element by element with `where(c, a, b)`, or one of two \
                              computations with `cond(c) { … } else { … }`",
-                        ),
-                    );
+                    ));
                     return None;
                 }
+                other if self.unknown_word(&other) => return None,
                 other => {
                     let message = format!("a condition is a boolean, not {}", other.describe());
                     self.error(codes::CT_KIND, span, message);
@@ -255,8 +252,7 @@ impl<'p> Lowerer<'p> {
         if let [only] = targets {
             if let Val::Results(r) = &v {
                 if r.exact && r.values.len() > 1 {
-                    let names: Vec<String> =
-                        (0..r.values.len()).map(|i| format!("v{i}")).collect();
+                    let names: Vec<String> = (0..r.values.len()).map(|i| format!("v{i}")).collect();
                     let d = Diagnostic::error(
                         codes::RESULT_COUNT,
                         span,
@@ -309,9 +305,16 @@ impl<'p> Lowerer<'p> {
         self.set(name, v);
     }
 
+    /// Reports a word that is not one where a value is needed; `false` for other values.
+    pub(super) fn unknown_word(&mut self, v: &Val) -> bool {
+        if let Val::Word(w) = v {
+            self.unknown_name(&w.text, w.span, w.near.clone());
+        }
+        matches!(v, Val::Word(_))
+    }
+
     /// Reports a name that stands for nothing.
     pub(super) fn unknown_name(&mut self, name: &str, span: Span, near: Option<String>) {
-        let near = near.or_else(|| self.near(name));
         let mut d =
             Diagnostic::error(codes::UNKNOWN_NAME, span, format!("nothing is named `{name}`"));
         if let Some(near) = near {
@@ -363,4 +366,3 @@ impl<'p> Lowerer<'p> {
         }
     }
 }
-

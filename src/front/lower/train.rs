@@ -6,8 +6,8 @@
 
 use std::rc::Rc;
 
-use super::call::Applied;
 use super::args::Args;
+use super::call::Applied;
 use super::value::{Callee, RegionId, TensorVal, Val};
 use super::{Lowerer, UnitId};
 use crate::base::diag::{Diagnostic, did_you_mean};

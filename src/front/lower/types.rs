@@ -64,7 +64,8 @@ impl Lowerer<'_> {
             let base = match self.lookup(&name.text) {
                 Some(v) => v,
                 None => {
-                    self.unknown_name(&name.text, name.span, None);
+                    let near = self.near(&name.text);
+                    self.unknown_name(&name.text, name.span, near);
                     return None;
                 }
             };
@@ -104,6 +105,7 @@ impl Lowerer<'_> {
             }
             Val::Dim(d) => Some(d),
             Val::Poison => None,
+            other if self.unknown_word(&other) => None,
             other => {
                 let message =
                     format!("a dimension is an integer or a symbol, not {}", other.describe());
@@ -117,9 +119,8 @@ impl Lowerer<'_> {
     pub(super) fn countable(&mut self, ty: &TensorType, span: Span) -> bool {
         let open = ty.shape.dims().iter().map(compute::weight).max().unwrap_or(0);
         let known = ty.shape.dims().iter().filter_map(Dim::as_const);
-        let bytes = known
-            .filter(|d| *d != 0)
-            .try_fold(ty.dtype.bytes() as i64, |n, d| n.checked_mul(d));
+        let bytes =
+            known.filter(|d| *d != 0).try_fold(ty.dtype.bytes() as i64, |n, d| n.checked_mul(d));
         if bytes.is_some() && open <= 256 {
             return true;
         }
@@ -183,8 +184,7 @@ impl Lowerer<'_> {
     }
 
     pub(super) fn check_dims(&mut self, unit: UnitId) {
-        let names: Vec<String> =
-            self.project.dims(unit).map(|d| d.name.text.clone()).collect();
+        let names: Vec<String> = self.project.dims(unit).map(|d| d.name.text.clone()).collect();
         for name in names {
             self.dim_bounds(unit, &name);
         }

@@ -3,9 +3,9 @@
 use pest::error::{Error, ErrorVariant, InputLocation};
 
 use super::Rule;
+use crate::base::codes;
 use crate::base::diag::Diagnostic;
 use crate::base::source::{FileId, Span};
-use crate::base::codes;
 use crate::front::lex::{Kind, Lexer, Outline, Token};
 
 /// The place of a syntax error and its diagnostic. `base` is where the text that pest saw begins.
@@ -29,9 +29,8 @@ pub(crate) fn syntax_error(
         ErrorVariant::ParsingError { positives, .. } => expected(positives, text, base, offset),
         ErrorVariant::CustomError { .. } => vec![],
     };
-    let found_text = found.map_or("the end of the file".to_string(), |t| {
-        format!("`{}`", shorten(t.text(text)))
-    });
+    let found_text =
+        found.map_or("the end of the file".to_string(), |t| format!("`{}`", shorten(t.text(text))));
     let message = match expected.split_last() {
         None => format!("unexpected {found_text}"),
         Some((only, [])) => format!("expected {only}, found {found_text}"),
@@ -61,6 +60,10 @@ fn expected(positives: &[Rule], text: &str, base: usize, offset: usize) -> Vec<S
         if let Some(word) = describe(*rule) {
             add(word);
         }
+    }
+    // Behind a value almost anything goes on; an operator stands for all of it.
+    if words.iter().any(|w| w == "an operator") {
+        words.retain(|w| !matches!(w.as_str(), "`as`" | "`with`" | "`(`" | "an argument"));
     }
     if words.len() > 6 {
         words.retain(|w| !w.starts_with('`'));
@@ -121,9 +124,8 @@ fn hint(found: Token, text: &str, expected: &[String]) -> Option<String> {
     })
 }
 
-pub(crate) const RESERVED: [&str; 12] = [
-    "if", "else", "repeat", "return", "and", "or", "not", "true", "false", "as", "with", "in",
-];
+pub(crate) const RESERVED: [&str; 12] =
+    ["if", "else", "repeat", "return", "and", "or", "not", "true", "false", "as", "with", "in"];
 
 fn shorten(text: &str) -> String {
     match text.char_indices().nth(40) {

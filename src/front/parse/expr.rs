@@ -5,9 +5,9 @@ use pest::iterators::Pair;
 use super::item::is_keyword;
 use super::literal::{Number, number};
 use super::{Builder, Rule, unescape};
+use crate::base::codes;
 use crate::base::diag::Diagnostic;
 use crate::front::ast::*;
-use crate::base::codes;
 
 const PART: &str = "the grammar guarantees this part";
 

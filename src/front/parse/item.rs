@@ -76,7 +76,7 @@ impl Builder<'_> {
         let rule = pair.as_rule();
         let mut inner = pair
             .into_inner()
-            .filter(|p| !is_keyword(p.as_rule()) && p.as_rule() != Rule::eq)
+            .filter(|p| !is_keyword(p.as_rule()) && !matches!(p.as_rule(), Rule::eq | Rule::colon))
             .peekable();
         let part = "the grammar guarantees this part";
         match rule {
@@ -88,9 +88,7 @@ impl Builder<'_> {
                 let name = self.name(&inner.next().expect(part));
                 TrainEntry::Label { name, ty: self.type_(inner.next().expect(part)) }
             }
-            Rule::loss => {
-                TrainEntry::Loss { value: self.pipe(inner.next().expect(part)), span }
-            }
+            Rule::loss => TrainEntry::Loss { value: self.pipe(inner.next().expect(part)), span },
             Rule::metrics => {
                 TrainEntry::Metrics { values: inner.map(|p| self.pipe(p)).collect(), span }
             }
@@ -151,7 +149,10 @@ impl Builder<'_> {
         if rule == Rule::if_ {
             return Stmt::If { value: self.if_(pair), span };
         }
-        let mut inner = pair.into_inner().filter(|p| !is_keyword(p.as_rule())).peekable();
+        let mut inner = pair
+            .into_inner()
+            .filter(|p| !is_keyword(p.as_rule()) && p.as_rule() != Rule::colon)
+            .peekable();
         let part = "the grammar guarantees this part";
         match rule {
             Rule::return_ => Stmt::Return { values: inner.map(|p| self.pipe(p)).collect(), span },

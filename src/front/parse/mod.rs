@@ -13,13 +13,13 @@ use pest::Parser;
 use pest::iterators::Pair;
 
 use super::ast::{Ast, Expr, ExprId, ExprKind, Name};
-use crate::base::codes;
 use super::lex::{self, Lexer, Outline};
+use crate::base::codes;
 use crate::base::diag::Diagnostic;
 use crate::base::source::{FileId, Span};
 
 pub(crate) use error::syntax_error;
-pub(crate) use literal::{number, unescape};
+pub(crate) use literal::unescape;
 
 /// The parser that pest derives from the grammar; its rules are private to the front end.
 #[derive(pest_derive::Parser)]
@@ -58,7 +58,8 @@ pub fn parse(file: FileId, text: &str, diags: &mut Vec<Diagnostic>) -> Ast {
                 let (place, diagnostic) =
                     syntax_error(file, text, next.start, &e, &builder.outline);
                 builder.diags.push(diagnostic);
-                match builder.outline.next_item(place.max(next.start)) {
+                let past = if place > next.start { place - 1 } else { place };
+                match builder.outline.next_item(past) {
                     Some(p) if errors < MAX_ERRORS => at = p,
                     _ => break,
                 }

@@ -1,0 +1,141 @@
+//! Golden tests: text in, text out.
+//!
+//! Every file under `tests/golden` whose first line is `// run: COMMAND [ARGS]` is a case; what the
+//! command says about it stands beside it in `NAME.expected`. `DLC_BLESS=1 cargo test` writes the
+//! expectations anew: read them before committing.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use dlc::base::diag::Diagnostic;
+use dlc::base::source::SourceMap;
+use dlc::front::{self, LoadOptions};
+
+#[test]
+fn golden_files() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let bless = std::env::var_os("DLC_BLESS").is_some();
+    let mut failures = vec![];
+    let mut cases = 0;
+    for path in files(&root) {
+        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        let Some(command) = text.lines().next().and_then(|l| l.strip_prefix("// run: ")) else {
+            continue;
+        };
+        cases += 1;
+        let found = run(command, &path, &text);
+        let beside = path.with_extension("expected");
+        if bless {
+            std::fs::write(&beside, found).expect("an expectation can be written");
+            continue;
+        }
+        let expected = std::fs::read_to_string(&beside).unwrap_or_default();
+        if found != expected {
+            failures.push(format!("== {}\n{}", path.display(), difference(&expected, &found)));
+        }
+    }
+    assert!(cases > 0, "no golden files under {}", root.display());
+    assert!(failures.is_empty(), "{} of {cases} differ:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// What a command says about a text. New commands go here.
+fn run(command: &str, path: &Path, text: &str) -> String {
+    let mut words = command.split_whitespace();
+    let (command, args) = (words.next().unwrap_or(""), words.collect::<Vec<_>>());
+    match command {
+        // Every diagnostic, in the order of the text.
+        "check" => {
+            let loaded = load(path, text);
+            let mut diags = loaded.diagnostics;
+            diags.extend(loaded.module.check());
+            diagnostics(loaded.module.sources(), &diags)
+        }
+        // The graph of a model (the last one, or the one named; `training` after that).
+        "lower" => {
+            let loaded = load(path, text);
+            let training = args.contains(&"training");
+            let model = args.iter().find(|a| **a != "training").copied();
+            let (lowered, diags) = loaded.module.lower(model, training);
+            let mut out = diagnostics(loaded.module.sources(), &loaded.diagnostics);
+            out += &diagnostics(loaded.module.sources(), &diags);
+            if let Some(lowered) = lowered {
+                if let Err(violations) = dlc::ir::verify::verify_compact(&lowered.graph) {
+                    let _ = writeln!(out, "{violations:#?}");
+                }
+                out += &dlc::ir::print::print_graph(&lowered.graph).text;
+                for w in lowered.weights {
+                    let _ = writeln!(out, "weights `{}` from {}", w.prefix, w.file);
+                    for r in w.renames {
+                        let _ = writeln!(out, "  {} = {} {:?}", r.ours, r.theirs, r.permute);
+                    }
+                }
+            }
+            out
+        }
+        other => panic!("{}: no command `{other}`", path.display()),
+    }
+}
+
+fn load(path: &Path, text: &str) -> front::Loaded {
+    let folder = path.parent().expect("a case lies in a folder").to_path_buf();
+    let resolver = move |p: &str| {
+        std::fs::read_to_string(folder.join(p)).map_err(|_| "no such file".to_string())
+    };
+    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("?");
+    front::load(name, text, &LoadOptions { resolver: &resolver, ..LoadOptions::default() })
+}
+
+fn diagnostics(sources: &SourceMap, diags: &[Diagnostic]) -> String {
+    let mut out = String::new();
+    let place = |span: dlc::base::source::Span| {
+        let file = sources.file(span.file);
+        let at = file.line_col(span.start);
+        format!("{}:{}:{}", file.name, at.line, at.column)
+    };
+    for d in diags {
+        let at = d.span.map_or("-".into(), place);
+        let _ = writeln!(out, "{at}: {}[{}]: {}", d.severity.name(), d.code, d.message);
+        if let Some(span) = d.span {
+            let text = sources.text(span).split_whitespace().collect::<Vec<_>>().join(" ");
+            let _ = writeln!(out, "    `{}`", text.chars().take(70).collect::<String>());
+        }
+        for l in &d.labels {
+            let _ = writeln!(out, "    {}: `{}`: {}", place(l.span), sources.text(l.span), l.text);
+        }
+        for n in &d.notes {
+            let _ = writeln!(out, "    note: {n}");
+        }
+        if let Some(help) = &d.help {
+            let _ = writeln!(out, "    help: {help}");
+        }
+    }
+    out
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = vec![];
+    let mut work = vec![folder.to_path_buf()];
+    while let Some(folder) = work.pop() {
+        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+        for entry in entries.flatten() {
+            match entry.path() {
+                p if p.is_dir() => work.push(p),
+                p if p.extension().is_some_and(|e| e != "expected") => found.push(p),
+                _ => {}
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The first lines that differ, with those around them.
+fn difference(expected: &str, found: &str) -> String {
+    let (e, f): (Vec<&str>, Vec<&str>) = (expected.lines().collect(), found.lines().collect());
+    let at = e.iter().zip(&f).position(|(a, b)| a != b).unwrap_or(e.len().min(f.len()));
+    let part = |lines: &[&str]| {
+        let shown: Vec<&str> = lines.iter().skip(at).take(6).copied().collect();
+        shown.join("\n  ")
+    };
+    format!("line {}\nexpected:\n  {}\nfound:\n  {}", at + 1, part(&e), part(&f))
+}
