@@ -1,5 +1,6 @@
 //! dlc: a deep-learning graph compiler.
 
+pub mod artifact;
 pub mod base;
 pub mod front;
 pub mod import;

@@ -15,6 +15,11 @@ pub fn run(graph: &mut Graph, cx: &mut PassCtx) -> Result<(), OpError> {
     expand_where(graph, cx, &|_, _| true)
 }
 
+/// Expands all but what [`CLAIMED`] names.
+pub fn run_unclaimed(graph: &mut Graph, cx: &mut PassCtx) -> Result<(), OpError> {
+    expand_where(graph, cx, &|_, node| !node.op.row.whole)
+}
+
 /// Expands the composites that `wanted` picks (it sees the new graph, whose values the node's
 /// operands are), until none is left. Regions are not entered.
 pub fn expand_where(

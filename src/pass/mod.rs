@@ -56,6 +56,11 @@ pub static TABLE: &[PassRow] = &[
         doc: "replaces composites by their definition in simpler ops",
         run: expand::run,
     },
+    PassRow {
+        name: "lower",
+        doc: "expands the composites that no fusion group computes whole",
+        run: expand::run_unclaimed,
+    },
 ];
 
 /// The row of this name.

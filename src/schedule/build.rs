@@ -526,7 +526,7 @@ impl Assembler<'_> {
     fn finish(mut self) -> Result<Program, OpError> {
         let requests = self.live.requests(&mut self.program);
         let plan = memory::plan(&requests, Effort::default())
-            .map_err(|e| OpError::new("E0601", format!("the arena cannot be planned: {e}")))?;
+            .map_err(|e| OpError::new("E0701", format!("the arena cannot be planned: {e}")))?;
         for spot in &plan.spots {
             let b = &mut self.program.buffers[spot.id.0 as usize];
             b.place = Place::Arena { offset: spot.offset };

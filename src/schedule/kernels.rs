@@ -34,12 +34,12 @@ pub fn work(graph: &Graph, id: NodeId, machine: &Machine) -> Result<Work, OpErro
         Class::Region(RegionKind::Do) => {
             let name = format!("k{}", id.0);
             let nest = lower_group(&name, &node.regions[0]).map_err(|why| {
-                OpError::new("E0602", format!("a group of ops has no kernel: {}", why.0))
+                OpError::new("E0702", format!("a group of ops has no kernel: {}", why.0))
             })?;
             Ok(of_nest(nest, machine))
         }
         _ => Err(OpError::new(
-            "E0602",
+            "E0702",
             format!("`{}` has no kernel on this target", node.op.row.name),
         )),
     }

@@ -29,6 +29,11 @@ pub static TABLE: &[GenRow] = &[GenRow {
     build: loops::build,
 }];
 
+/// Whether a group computes this composite whole, so that it is not expanded before fusion.
+pub fn claims(composite: &str) -> bool {
+    composite == "attention"
+}
+
 /// The generator for a nest.
 pub fn choose(nest: &Nest, machine: &Machine) -> &'static GenRow {
     TABLE

@@ -1,0 +1,4 @@
+//! Compiled models as files.
+
+pub mod dlm;
+pub mod map;
