@@ -15,9 +15,10 @@ pub fn run(graph: &mut Graph, cx: &mut PassCtx) -> Result<(), OpError> {
     expand_where(graph, cx, &|_, _| true)
 }
 
-/// Expands all but what [`CLAIMED`] names.
+/// Expands all but what `Settings::claimed` names.
 pub fn run_unclaimed(graph: &mut Graph, cx: &mut PassCtx) -> Result<(), OpError> {
-    expand_where(graph, cx, &|_, node| !node.op.row.whole)
+    let claimed = cx.settings.claimed;
+    expand_where(graph, cx, &|_, node| !claimed.contains(&node.op.row.name))
 }
 
 /// Expands the composites that `wanted` picks (it sees the new graph, whose values the node's

@@ -75,13 +75,15 @@ pub struct Settings {
     pub strict: bool,
     /// The graph is a training step: dropout and batch statistics stay.
     pub training: bool,
+    /// Composites that a fusion group computes whole; `lower` leaves them.
+    pub claimed: &'static [&'static str],
     /// Constant folding makes no tensor larger than this.
     pub fold_bytes: u64,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { strict: false, training: false, fold_bytes: 1 << 20 }
+        Settings { strict: false, training: false, claimed: &[], fold_bytes: 1 << 20 }
     }
 }
 

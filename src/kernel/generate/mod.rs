@@ -29,10 +29,9 @@ pub static TABLE: &[GenRow] = &[GenRow {
     build: loops::build,
 }];
 
-/// Whether a group computes this composite whole, so that it is not expanded before fusion.
-pub fn claims(composite: &str) -> bool {
-    composite == "attention"
-}
+/// Composites that one fusion group computes whole, by rows that share their outer axes; they
+/// are not expanded before fusion.
+pub const CLAIMED: &[&str] = &["attention"];
 
 /// The generator for a nest.
 pub fn choose(nest: &Nest, machine: &Machine) -> &'static GenRow {

@@ -1,0 +1,129 @@
+//! A model with all its dimensions bound: the program, and what runs it.
+
+use std::sync::{Arc, OnceLock};
+
+use crate::base::Tensor;
+use crate::base::diag::Diagnostic;
+use crate::import::Weights;
+use crate::ir::eval::{Env, Precision, evaluate};
+use crate::ir::graph::Graph;
+use crate::model::{Diagnostics, Options, of_op};
+use crate::pass::PassStat;
+use crate::pipeline::{self, Scheduled};
+#[cfg(feature = "cpu")]
+use crate::runtime::cpu::Executable;
+use crate::schedule::fusion::Fusion;
+use crate::schedule::program::Program;
+
+/// One binding of a model's dimensions, compiled as far as was needed.
+pub struct Plan {
+    /// After the graph passes, with dimensions bound.
+    pub bound: Graph,
+    /// After the lowering passes: what is fused.
+    pub lowered: Graph,
+    pub passes: Vec<PassStat>,
+    pub fusion: Fusion,
+    /// Makes the program's constants of the model's parameters.
+    pub recipe: Graph,
+    /// Without values of constants.
+    pub program: Program,
+    constants: Vec<(usize, Tensor)>,
+    ready: OnceLock<Arc<Program>>,
+    #[cfg(feature = "cpu")]
+    executable: OnceLock<Arc<Executable>>,
+}
+
+impl Plan {
+    pub fn new(bound: Graph, weights: &Weights, options: &Options) -> Result<Plan, Diagnostics> {
+        let _ = weights;
+        let mut lowered = bound.clone();
+        let steps = pipeline::lower_passes(options.level);
+        let passes = pipeline::optimize(&mut lowered, steps, &options.control, &mut |_, _| {})
+            .map_err(|e| Diagnostic::error("E0705", None, e.to_string()))?;
+        let machine = &options.target.machine;
+        let Scheduled { recipe, fusion, assembled } =
+            pipeline::schedule(&lowered, options.level, machine).map_err(of_op)?;
+        let program = assembled.program;
+        if let Some(budget) = options.mem_budget.filter(|b| program.arena_bytes > *b) {
+            let message =
+                format!("the arena takes {} bytes, the budget is {budget}", program.arena_bytes);
+            let note = format!("at least {} bytes are alive at once", program.max_live_bytes);
+            return Err(Diagnostic::error("E0712", None, message).note(note).into());
+        }
+        Ok(Plan {
+            bound,
+            lowered,
+            passes,
+            fusion,
+            recipe,
+            program,
+            constants: assembled.constants,
+            ready: OnceLock::new(),
+            #[cfg(feature = "cpu")]
+            executable: OnceLock::new(),
+        })
+    }
+
+    /// The program with its constants.
+    pub fn ready(&self, weights: &Weights) -> Result<Arc<Program>, Diagnostics> {
+        if let Some(program) = self.ready.get() {
+            return Ok(program.clone());
+        }
+        let mut program = self.program.clone();
+        program.const_values = self.constants(weights)?;
+        Ok(self.ready.get_or_init(|| Arc::new(program)).clone())
+    }
+
+    fn constants(&self, weights: &Weights) -> Result<Vec<Tensor>, Diagnostics> {
+        let params = parameters(&self.recipe, weights)?;
+        let env = Env { params, ..Env::default() };
+        let made = evaluate(&self.recipe, &env, Precision::Own).map_err(of_op)?.outputs;
+        let mut values: Vec<Option<Tensor>> = made.into_iter().map(Some).collect();
+        values.resize(self.program.consts.len(), None);
+        for (i, t) in &self.constants {
+            values[*i] = Some(t.clone());
+        }
+        Ok(values.into_iter().map(|v| v.expect("every constant has a value")).collect())
+    }
+
+    /// The machine code; made once.
+    #[cfg(feature = "cpu")]
+    pub fn executable(
+        &self,
+        weights: &Weights,
+        options: &Options,
+    ) -> Result<Arc<Executable>, Diagnostics> {
+        if let Some(e) = self.executable.get() {
+            return Ok(e.clone());
+        }
+        let program = self.ready(weights)?;
+        let clif =
+            crate::target::cpu::clif::Options { threads: options.threads, ..Default::default() };
+        let made = Executable::compile(program, &options.target, clif)
+            .map_err(|e| Diagnostics::from(e.diagnostic()))?;
+        Ok(self.executable.get_or_init(|| Arc::new(made)).clone())
+    }
+}
+
+/// The values of a graph's parameters in the order of its signature.
+pub fn parameters(graph: &Graph, weights: &Weights) -> Result<Vec<Tensor>, Diagnostics> {
+    let mut missing = vec![];
+    let mut values = vec![];
+    for id in &graph.params {
+        let path = graph.node(*id).op.str("name");
+        match weights.get(path) {
+            Some(t) => values.push(t.clone()),
+            None => missing.push(path),
+        }
+    }
+    if missing.is_empty() {
+        return Ok(values);
+    }
+    let first = missing.iter().take(5).map(|p| format!("`{p}`")).collect::<Vec<_>>().join(", ");
+    let more =
+        if missing.len() > 5 { format!(" and {} more", missing.len() - 5) } else { "".into() };
+    let message = format!("{} parameters have no weights: {first}{more}", missing.len());
+    let help = "give them with `--weights FILE.safetensors`, or ask for initial values with \
+                `--weights random`";
+    Err(Diagnostic::error("E0713", None, message).help(help).into())
+}

@@ -1,0 +1,199 @@
+//! One caller's buffers: inputs, outputs and states of a model that runs again and again.
+
+use std::sync::Arc;
+
+use crate::base::Tensor;
+use crate::base::diag::Diagnostic;
+use crate::import::Weights;
+use crate::ir::eval::{Env, Precision, evaluate};
+use crate::ir::graph::Graph;
+use crate::ir::init::initial_value;
+use crate::model::{Diagnostics, Options, of_op};
+use crate::plan::{Plan, parameters};
+use crate::runtime::interpreter::Interpreter;
+#[cfg(feature = "cpu")]
+use crate::runtime::{cpu, pool::Pool};
+use crate::target::Kind;
+
+/// Bound to one plan; `run` allocates nothing on the `cpu` targets.
+pub struct Session {
+    engine: Engine,
+    /// Initial values of the states.
+    initial: Vec<Tensor>,
+}
+
+enum Engine {
+    #[cfg(feature = "cpu")]
+    Cpu(cpu::Session),
+    Interpreter(Interpreter),
+    Reference(Reference),
+}
+
+/// The reference evaluator behind the same interface.
+struct Reference {
+    graph: Graph,
+    env: Env,
+    outputs: Vec<Tensor>,
+}
+
+impl Session {
+    pub(crate) fn new(
+        plan: &Plan,
+        weights: &Weights,
+        options: &Options,
+    ) -> Result<Session, Diagnostics> {
+        let initial = initial_states(&plan.bound, options.seed)?;
+        let engine = match options.target.row.kind {
+            Kind::Reference => Engine::Reference(Reference::new(plan, weights)?),
+            Kind::Interpreter => {
+                let program = plan.ready(weights)?;
+                Engine::Interpreter(Interpreter::new(program).map_err(|e| e.diagnostic())?)
+            }
+            Kind::Cpu(_) => cpu_engine(plan, weights, options)?,
+            Kind::Later => {
+                let message = format!("target `{}` cannot run yet", options.target.row.name);
+                return Err(Diagnostic::error("E0802", None, message).into());
+            }
+        };
+        let mut session = Session { engine, initial };
+        session.reset()?;
+        Ok(session)
+    }
+
+    /// Copies a tensor into an input.
+    pub fn set_input(&mut self, i: usize, value: &Tensor) -> Result<(), Diagnostics> {
+        match &mut self.engine {
+            #[cfg(feature = "cpu")]
+            Engine::Cpu(s) => s.set_input(i, value.bytes()).map_err(|e| e.diagnostic().into()),
+            Engine::Interpreter(s) => {
+                s.set_input(i, value.bytes()).map_err(|e| e.diagnostic().into())
+            }
+            Engine::Reference(r) => {
+                r.env.inputs[i] = value.clone();
+                Ok(())
+            }
+        }
+    }
+
+    /// The bytes of an input, to be filled in place.
+    #[cfg(feature = "cpu")]
+    pub fn input_mut(&mut self, i: usize) -> Option<&mut [u8]> {
+        match &mut self.engine {
+            Engine::Cpu(s) => Some(s.input_mut(i)),
+            Engine::Interpreter(_) | Engine::Reference(_) => None,
+        }
+    }
+
+    /// Runs once. States move on.
+    pub fn run(&mut self) -> Result<(), Diagnostics> {
+        match &mut self.engine {
+            #[cfg(feature = "cpu")]
+            Engine::Cpu(s) => {
+                s.run();
+                Ok(())
+            }
+            Engine::Interpreter(s) => s.run().map_err(|e| e.diagnostic().into()),
+            Engine::Reference(r) => r.run(),
+        }
+    }
+
+    /// A copy of an output.
+    pub fn output(&self, i: usize) -> Tensor {
+        match &self.engine {
+            #[cfg(feature = "cpu")]
+            Engine::Cpu(s) => s.output_tensor(i),
+            Engine::Interpreter(s) => s.output_tensor(i),
+            Engine::Reference(r) => r.outputs[i].clone(),
+        }
+    }
+
+    /// A copy of a state.
+    pub fn state(&self, i: usize) -> Tensor {
+        match &self.engine {
+            #[cfg(feature = "cpu")]
+            Engine::Cpu(s) => s.state_tensor(i),
+            Engine::Interpreter(s) => s.state_tensor(i),
+            Engine::Reference(r) => r.env.states[i].clone(),
+        }
+    }
+
+    /// Sets a state.
+    pub fn set_state(&mut self, i: usize, value: &Tensor) -> Result<(), Diagnostics> {
+        match &mut self.engine {
+            #[cfg(feature = "cpu")]
+            Engine::Cpu(s) => s.set_state(i, value.bytes()).map_err(|e| e.diagnostic().into()),
+            Engine::Interpreter(s) => {
+                s.set_state(i, value.bytes()).map_err(|e| e.diagnostic().into())
+            }
+            Engine::Reference(r) => {
+                r.env.states[i] = value.clone();
+                Ok(())
+            }
+        }
+    }
+
+    /// Puts all states back to their initial values.
+    pub fn reset(&mut self) -> Result<(), Diagnostics> {
+        for (i, value) in self.initial.clone().iter().enumerate() {
+            self.set_state(i, value)?;
+        }
+        Ok(())
+    }
+
+    /// The machine-code session, where there is one: for timing and for looking at launches.
+    #[cfg(feature = "cpu")]
+    pub fn cpu(&mut self) -> Option<&mut cpu::Session> {
+        match &mut self.engine {
+            Engine::Cpu(s) => Some(s),
+            Engine::Interpreter(_) | Engine::Reference(_) => None,
+        }
+    }
+}
+
+#[cfg(feature = "cpu")]
+fn cpu_engine(plan: &Plan, weights: &Weights, options: &Options) -> Result<Engine, Diagnostics> {
+    let executable = plan.executable(weights, options)?;
+    let pool = (options.threads > 1).then(|| Arc::new(Pool::new(options.threads)));
+    let session = cpu::Session::with_pool(executable, pool).map_err(|e| e.diagnostic())?;
+    Ok(Engine::Cpu(session))
+}
+
+#[cfg(not(feature = "cpu"))]
+fn cpu_engine(plan: &Plan, weights: &Weights, _: &Options) -> Result<Engine, Diagnostics> {
+    let program: Arc<_> = plan.ready(weights)?;
+    Ok(Engine::Interpreter(Interpreter::new(program).map_err(|e| e.diagnostic())?))
+}
+
+/// Initial values of a graph's states, from the seed and their paths.
+pub fn initial_states(graph: &Graph, seed: u64) -> Result<Vec<Tensor>, Diagnostics> {
+    let of = |s: &crate::ir::graph::StatePair| {
+        let node = graph.node(s.node);
+        let (recipe, path) = (node.op.str("init"), node.op.str("name"));
+        initial_value(recipe, &node.results[0], seed, path).map_err(|e| of_op(e).into())
+    };
+    graph.states.iter().map(of).collect()
+}
+
+impl Reference {
+    fn new(plan: &Plan, weights: &Weights) -> Result<Reference, Diagnostics> {
+        let zero = |ty: &crate::base::TensorType| {
+            let shape = ty.shape.concrete().unwrap_or_default();
+            Tensor::zeros(ty.dtype, &shape)
+                .ok_or_else(|| Diagnostic::error("E0903", None, format!("no memory for {ty}")))
+        };
+        let graph = plan.bound.clone();
+        let of = |id: crate::ir::NodeId| zero(&graph.node(id).results[0]);
+        let inputs = graph.inputs.iter().map(|id| of(*id)).collect::<Result<_, _>>()?;
+        let states = graph.states.iter().map(|s| of(s.node)).collect::<Result<_, _>>()?;
+        let outputs =
+            graph.outputs.iter().map(|o| zero(graph.ty(o.value))).collect::<Result<_, _>>()?;
+        let params = parameters(&graph, weights)?;
+        Ok(Reference { graph, env: Env { inputs, params, states }, outputs })
+    }
+
+    fn run(&mut self) -> Result<(), Diagnostics> {
+        let results = evaluate(&self.graph, &self.env, Precision::Own).map_err(of_op)?;
+        (self.outputs, self.env.states) = (results.outputs, results.states);
+        Ok(())
+    }
+}
