@@ -27,6 +27,7 @@ impl<'g> Builder<'g> {
         operands: Vec<Value>,
         regions: Vec<Graph>,
     ) -> Result<NodeId, OpError> {
+        op::common::check_operands(&op, operands.len())?;
         let types: Vec<TensorType> = operands.iter().map(|v| self.graph.ty(*v).clone()).collect();
         let results = (op.row.infer)(&OpCtx { op: &op, types: &types, regions: &regions })?;
         let mut node = Node::new(op, operands, results);

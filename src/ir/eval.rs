@@ -163,7 +163,7 @@ impl<'g> Run<'g> {
         for ty in &node.results {
             if ty.bytes().is_none_or(|b| b > MAX_BYTES) {
                 let message = format!("`{}` makes {ty}: too large to evaluate", node.op.row.name);
-                return Err(OpError::new("E0306", message));
+                return Err(OpError::new("E0304", message));
             }
         }
         let operands: Vec<Tensor> = node.operands().iter().map(|v| self.get(*v)).collect();

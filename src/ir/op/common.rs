@@ -34,6 +34,31 @@ pub const fn variadic(name: &'static str, doc: &'static str) -> OperandSpec {
 pub const KEEPDIMS: AttrSpec =
     attr("keepdims", AttrKind::Bool, Preset::Bool(false), "reduced axes stay, with extent 1");
 
+// ---- Operands ----------------------------------------------------------------------------------
+
+/// Whether a node with this op may have that many operand values.
+pub fn check_operands(op: &Op, count: usize) -> Result<(), OpError> {
+    let (mut fixed, mut more) = (0, false);
+    for (i, spec) in op.row.operands.iter().enumerate() {
+        let present = op.present >> i & 1 == 1;
+        match spec.arity {
+            Arity::One if !present => {
+                let message = format!("`{}` misses its operand `{}`", op.row.name, spec.name);
+                return Err(OpError::new("E0305", message).help(spec.doc));
+            }
+            Arity::One | Arity::Optional => fixed += present as usize,
+            Arity::Variadic => more = true,
+        }
+    }
+    match count == fixed || more && count > fixed {
+        true => Ok(()),
+        false => Err(OpError::new(
+            "E0305",
+            format!("`{}` takes {fixed} operands here, not {count}", op.row.name),
+        )),
+    }
+}
+
 // ---- Axes --------------------------------------------------------------------------------------
 
 /// An axis counted from the front; negative ones count from the end.

@@ -8,6 +8,7 @@
 //! defaults filled in; `present` has one bit for each operand of the row.
 
 mod activation;
+mod arrange;
 pub mod attention;
 pub mod batch_norm;
 mod binary;
@@ -16,10 +17,13 @@ pub mod class;
 pub mod common;
 pub mod contract;
 pub mod elementwise;
+mod fill;
 pub mod index;
 mod index_eval;
 pub mod norm;
 mod number;
+mod pad;
+pub mod random;
 pub mod reduce;
 pub mod region;
 pub mod sample;
@@ -360,6 +364,10 @@ static FILES: &[&[OpRow]] = &[
     reduce::ROWS,
     statistic::ROWS,
     view::ROWS,
+    pad::ROWS,
+    arrange::ROWS,
+    fill::ROWS,
+    random::ROWS,
 ];
 
 static BY_NAME: LazyLock<BTreeMap<&'static str, &'static OpRow>> = LazyLock::new(|| {
