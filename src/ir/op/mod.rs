@@ -16,6 +16,7 @@ mod check;
 pub mod class;
 pub mod common;
 pub mod contract;
+mod cumulative;
 pub mod elementwise;
 mod fill;
 pub mod index;
@@ -368,6 +369,7 @@ static FILES: &[&[OpRow]] = &[
     arrange::ROWS,
     fill::ROWS,
     random::ROWS,
+    cumulative::ROWS,
 ];
 
 static BY_NAME: LazyLock<BTreeMap<&'static str, &'static OpRow>> = LazyLock::new(|| {
