@@ -51,8 +51,34 @@ impl KernelBuilder {
         KernelBuilder { kernel, open: vec![Open::default()], constants: HashMap::new() }
     }
 
+    /// An empty kernel with the name, grid, parameters and scratch of another.
+    pub(super) fn like(kernel: &Kernel) -> KernelBuilder {
+        let mut b = KernelBuilder::new(&kernel.name, kernel.numerics);
+        b.kernel.grid = kernel.grid;
+        b.kernel.local = kernel.local;
+        b.kernel.params = kernel.params.clone();
+        b.kernel.inplace = kernel.inplace.clone();
+        b.kernel.scratch = kernel.scratch.clone();
+        b
+    }
+
     pub fn numerics(&self) -> Numerics {
         self.kernel.numerics
+    }
+
+    /// The kernel's buffers, for passes that change how their elements are seen.
+    pub(super) fn buffers_mut(&mut self) -> (&mut [Param], &mut [Scratch]) {
+        (&mut self.kernel.params, &mut self.kernel.scratch)
+    }
+
+    /// Opens a region; what follows goes there until `leave`.
+    pub(super) fn enter(&mut self) {
+        self.open.push(Open::default());
+    }
+
+    /// The instructions of the innermost region, which ends.
+    pub(super) fn leave(&mut self) -> Vec<Inst> {
+        self.open.pop().expect("the region is open").insts
     }
 
     pub fn set_grid(&mut self, grid: [u32; 3]) {
@@ -88,12 +114,12 @@ impl KernelBuilder {
         }
     }
 
-    fn fresh(&mut self, ty: Ty) -> Val {
+    pub(super) fn fresh(&mut self, ty: Ty) -> Val {
         self.kernel.types.push(ty);
         Val(self.kernel.types.len() as u32 - 1)
     }
 
-    fn push(&mut self, inst: Inst) {
+    pub(super) fn push(&mut self, inst: Inst) {
         self.open.last_mut().expect("a region is open").insts.push(inst);
     }
 

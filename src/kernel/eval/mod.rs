@@ -18,7 +18,7 @@ mod scalar;
 use std::ops::Range;
 
 pub use convert::convert;
-pub use scalar::{ElementFn, element_fn, erf};
+pub use scalar::{ElementFn, element_fn, erf, fold_op};
 
 use super::ir::{Buf, Kernel};
 use super::types::{Invalid, check_types};

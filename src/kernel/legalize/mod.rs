@@ -1,0 +1,79 @@
+//! From any CPU kernel to one that an emitter can print instruction by instruction.
+//!
+//! Legalizing changes no bit of a result. Its steps: `math::expand_math` (transcendental functions
+//! as polynomials), [`widen()`] (narrow elements as i32), [`split()`] (vectors as registers).
+//!
+//! # What an emitter must support
+//! `V` is a vector that fills a register (`vector_bytes`), `L4` and `L8` its lanes of 4 and 8 bytes.
+//! Elements: f32, f64, i32, u32, i64, u64; scalars (s) of these, `Index`, `Mask(1)`; `Mask(L4)` and
+//! `Mask(L8)`, made by comparisons of vectors with that many lanes.
+//!
+//! | Instruction | Forms |
+//! | --- | --- |
+//! | Const | every type above, and narrow scalars where a load was partial |
+//! | Grid | |
+//! | Add Sub Neg Abs Min Max, comparisons, Select | s and V of every element, Index |
+//! | Mul | s of every element, Index; V of 4-byte elements and f64 |
+//! | Div | s of every element; V of floats; Index by a positive constant |
+//! | Rem | s of integers; Index by a positive constant |
+//! | Sqrt Floor Ceil Trunc Round, Fma (fused class only) | s and V of floats |
+//! | And Or Xor Not | s and V of integers, masks |
+//! | Shl Shr | s of integers; V of integers by one constant |
+//! | Lane Splat, Extract, Insert, Shuffle (one operand) | V |
+//! | Lane Concat | L4 or L8 scalars to V; two `Mask(L8)` to `Mask(L4)` |
+//! | Lane Slice | half of a `Mask(L4)`, as `Mask(L8)` |
+//! | Lane Bitcast | s and V, same width |
+//! | Lane Convert | s between all elements and Index; V between f32 and i32; narrow, see below |
+//! | Load, Store | s and V; `Splat` loads of V; `valid < lanes` only where [`Form::masked`] |
+//! | For, If | with registers of the types above |
+//!
+//! Narrow integers (i8, i16, u8, u16) are only loaded and converted to i32, or converted from i32
+//! and stored: scalars, and with [`Form::packed`] also L4 of them. Floats of 16 bits, bool in
+//! memory, gathers and folds do not occur.
+
+mod split;
+#[cfg(test)]
+mod tests;
+mod widen;
+
+pub use split::split;
+pub use widen::widen;
+
+use super::ir::Kernel;
+use crate::base::machine::Machine;
+
+/// What the legal form is for one machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Form {
+    /// Bytes of a vector register; 0: scalars only.
+    pub vector_bytes: u32,
+    /// Loads and stores of some lanes of a vector: a fill for the others, no access outside.
+    pub masked: bool,
+    /// Loads, stores and conversions of as many narrow integers as a vector has 4-byte lanes.
+    pub packed: bool,
+}
+
+impl Form {
+    pub fn of(machine: &Machine) -> Form {
+        let vector_bytes = machine.vector_bytes;
+        Form { vector_bytes, masked: vector_bytes > 16, packed: true }
+    }
+
+    /// Lanes of a vector of elements of 4 or 8 bytes; 1 where there are no vectors.
+    fn lanes(self, bytes: usize) -> u16 {
+        match bytes {
+            4 | 8 => (self.vector_bytes as usize / bytes).max(1) as u16,
+            _ => 1,
+        }
+    }
+}
+
+/// The kernel in the legal form of this machine. The kernel passes `check_types`.
+pub fn legalize(kernel: &Kernel, machine: &Machine) -> Kernel {
+    legalize_to(kernel, Form::of(machine))
+}
+
+/// The kernel in a given legal form.
+pub fn legalize_to(kernel: &Kernel, form: Form) -> Kernel {
+    split(&widen(kernel), form)
+}

@@ -1,0 +1,156 @@
+use super::*;
+use crate::base::DType;
+use crate::base::machine::Numerics;
+use crate::kernel::eval::run_all;
+use crate::kernel::ir::*;
+use crate::kernel::random::{Limits, first_difference, random_buffers, random_kernel};
+use crate::kernel::types::check_types;
+
+const FORMS: [(u32, bool, bool); 6] = [
+    (0, false, false),
+    (16, false, true),
+    (16, true, false),
+    (32, true, true),
+    (64, true, true),
+    (64, false, true),
+];
+
+fn forms() -> impl Iterator<Item = Form> {
+    FORMS.into_iter().map(|(vector_bytes, masked, packed)| Form { vector_bytes, masked, packed })
+}
+
+/// Runs both kernels on the same buffers; they have the same bits, and the second is legal.
+fn assert_same(kernel: &Kernel, legal: &Kernel, seed: u64) {
+    check_types(legal).unwrap();
+    let mut want = random_buffers(kernel, seed);
+    let mut got = want.clone();
+    run_all(kernel, &mut want).unwrap();
+    run_all(legal, &mut got).unwrap();
+    for (p, (want, got)) in kernel.params.iter().zip(want.iter().zip(&got)) {
+        let at = first_difference(p.elem, want, got);
+        assert_eq!(at, None, "seed {seed}: `{}` differs", p.name);
+    }
+}
+
+#[test]
+fn legal_kernels_have_the_same_bits() {
+    for seed in 0..150 {
+        let numerics = if seed % 2 == 0 { Numerics::Fused } else { Numerics::Separate };
+        let kernel = random_kernel(seed, numerics, Limits { size: 40, math: false });
+        check_types(&kernel).unwrap();
+        assert_same(&kernel, &widen(&kernel), seed);
+        for form in forms() {
+            let legal = legalize_to(&kernel, form);
+            assert_legal(&legal, form);
+            assert_same(&kernel, &legal, seed);
+        }
+    }
+}
+
+/// Asserts the table at the top of the module.
+fn assert_legal(kernel: &Kernel, form: Form) {
+    let regions = &mut vec![&kernel.body];
+    while let Some(region) = regions.pop() {
+        for inst in &region.insts {
+            for v in inst.defs() {
+                let ty = kernel.ty(*v);
+                let full = match ty {
+                    Ty::Index => vec![1],
+                    Ty::Scalar(d) | Ty::Vector(d, _) if d.bytes() >= 4 => {
+                        vec![form.lanes(d.bytes())]
+                    }
+                    Ty::Scalar(_) | Ty::Vector(..) if form.packed => vec![form.lanes(4)],
+                    Ty::Scalar(_) | Ty::Vector(..) => vec![],
+                    Ty::Mask(_) => vec![form.lanes(4), form.lanes(8)],
+                };
+                let n = ty.lanes();
+                assert!(n == 1 || full.contains(&n), "{ty:?} in {form:?}: {inst:?}");
+                assert!(!ty.dtype().is_narrow_float(), "{inst:?}");
+            }
+            match inst {
+                Inst::Fold { .. } => panic!("a fold is left"),
+                Inst::Load { mode, valid, dst, .. } => {
+                    assert!(!matches!(mode, LoadMode::Gather(_)), "a gather is left");
+                    assert!(form.masked || *valid == kernel.ty(*dst).lanes());
+                }
+                Inst::Store { v, valid, .. } => {
+                    assert!(form.masked || *valid == kernel.ty(*v).lanes());
+                }
+                Inst::Op { op, args, dst } => {
+                    let ty = kernel.ty(args[if *op == Op::Select { 1 } else { 0 }]);
+                    assert!(ty.dtype().bytes() >= 4 || ty.dtype() == DType::Bool, "{inst:?}");
+                    if ty.lanes() > 1 && matches!(op, Op::Div | Op::Rem) {
+                        assert!(kernel.ty(*dst).dtype().is_float(), "{inst:?}");
+                    }
+                }
+                Inst::Lane { op: LaneOp::Concat, dst, args } => {
+                    let all = args.iter().map(|v| kernel.ty(*v).lanes());
+                    let mask = kernel.ty(*dst).dtype() == DType::Bool;
+                    assert!(all.into_iter().all(|n| if mask { n > 1 } else { n == 1 }), "{inst:?}");
+                }
+                Inst::Lane { op: LaneOp::Convert, dst, args } => {
+                    let pair = (kernel.ty(args[0]).dtype(), kernel.ty(*dst).dtype());
+                    let narrow = |d: DType| d.bytes() < 4;
+                    let ok = match pair {
+                        (DType::I32, d) | (d, DType::I32) if narrow(d) => true,
+                        (a, b) if narrow(a) || narrow(b) => false,
+                        (DType::F32, DType::I32) | (DType::I32, DType::F32) => true,
+                        _ => kernel.ty(*dst).lanes() == 1,
+                    };
+                    assert!(ok, "{inst:?} from {pair:?}");
+                }
+                Inst::For { body, .. } => regions.push(body),
+                Inst::If { then, els, .. } => regions.extend([then, els]),
+                Inst::Const { .. }
+                | Inst::Grid { .. }
+                | Inst::Local { .. }
+                | Inst::Lane { .. }
+                | Inst::Barrier => {}
+            }
+        }
+    }
+}
+
+/// Every pair of dtypes, on edges and random bits.
+#[test]
+fn conversions_to_and_from_narrow_types() {
+    use crate::kernel::build::KernelBuilder;
+    for from in DType::ALL {
+        let mut b = KernelBuilder::new("convert", Numerics::Separate);
+        let x = b.param("x", from, 256, Access::Read);
+        let zero = b.index(0);
+        for to in DType::ALL {
+            let y = b.param(&format!("y_{to}"), to, 256, Access::Write);
+            for at in (0..256).step_by(32) {
+                let v = b.load(Addr { buf: x, base: zero, plus: at }, 32);
+                let v = b.convert(v, to);
+                b.store(Addr { buf: y, base: zero, plus: at }, v);
+            }
+        }
+        let kernel = b.finish();
+        for form in forms().take(2) {
+            let legal = legalize_to(&kernel, form);
+            for seed in 0..4 {
+                assert_same(&kernel, &legal, seed);
+            }
+        }
+    }
+}
+
+/// The vectors of a matmul that was shaped for the machine stay as they are.
+#[test]
+fn what_fits_is_not_split() {
+    use crate::kernel::build::KernelBuilder;
+    let mut b = KernelBuilder::new("k", Numerics::Fused);
+    let x = b.param("x", DType::F32, 8, Access::Read);
+    let y = b.param("y", DType::F32, 8, Access::Write);
+    let zero = b.index(0);
+    let v = b.load(Addr { buf: x, base: zero, plus: 0 }, 8);
+    let w = b.op(Op::Fma, &[v, v, v]);
+    b.store(Addr { buf: y, base: zero, plus: 0 }, w);
+    let kernel = b.finish();
+    let form = |vector_bytes| Form { vector_bytes, masked: false, packed: false };
+    assert_eq!(legalize_to(&kernel, form(32)), kernel);
+    let split = legalize_to(&kernel, form(16));
+    assert_eq!(split.body.insts.len(), 1 + 3 * 2);
+}

@@ -1,0 +1,143 @@
+//! Passes that write a kernel anew, one instruction after the other.
+//!
+//! A [`Rule`] says what becomes of the instructions that it cares about; all others are copied with
+//! their operands replaced. Because copies go through the builder, equal pure instructions merge
+//! on the way.
+
+use super::build::KernelBuilder;
+use super::ir::*;
+
+/// How a pass changes instructions.
+pub trait Rule {
+    /// The type of the register that stands for one of this type.
+    fn ty(&self, ty: Ty) -> Ty {
+        ty
+    }
+
+    /// What stands for an instruction's result; `None` copies the instruction. Never asked about
+    /// loops and branches.
+    fn inst(&mut self, b: &mut KernelBuilder, inst: &Inst, map: &Map) -> Outcome;
+}
+
+pub enum Outcome {
+    /// The instruction is copied.
+    Copy,
+    /// This register stands for its result.
+    Value(Val),
+    /// It has no result, and what replaces it has been emitted.
+    Done,
+}
+
+/// The old kernel, and which new register stands for each of its registers.
+pub struct Map<'k> {
+    pub old: &'k Kernel,
+    new: Vec<Option<Val>>,
+}
+
+impl Map<'_> {
+    /// The new register; the old kernel passed the type check, so it was defined.
+    pub fn get(&self, v: Val) -> Val {
+        self.new[v.0 as usize].expect("registers are defined before their uses")
+    }
+
+    pub fn all(&self, vals: &[Val]) -> Vec<Val> {
+        vals.iter().map(|v| self.get(*v)).collect()
+    }
+
+    pub fn at(&self, at: &Addr) -> Addr {
+        Addr { base: self.get(at.base), ..*at }
+    }
+
+    pub fn mode(&self, mode: LoadMode) -> LoadMode {
+        match mode {
+            LoadMode::Contig | LoadMode::Splat => mode,
+            LoadMode::Gather(idx) => LoadMode::Gather(self.get(idx)),
+        }
+    }
+
+    fn set(&mut self, old: Val, new: Val) {
+        self.new[old.0 as usize] = Some(new);
+    }
+}
+
+/// Writes a well-formed kernel anew into `b`, which holds its header.
+pub fn rebuild(kernel: &Kernel, mut b: KernelBuilder, rule: &mut dyn Rule) -> Kernel {
+    let mut map = Map { old: kernel, new: vec![None; kernel.types.len()] };
+    region(&mut b, &kernel.body, &mut map, rule);
+    b.finish()
+}
+
+fn region(b: &mut KernelBuilder, old: &Region, map: &mut Map, rule: &mut dyn Rule) {
+    for inst in &old.insts {
+        match inst {
+            Inst::For { results, lo, hi, step, init, body, unroll } => {
+                let (lo, hi, init) = (map.get(*lo), map.get(*hi), map.all(init));
+                let params = renew(b, &body.params, map, rule);
+                b.enter();
+                region(b, body, map, rule);
+                let yields = map.all(&body.yields);
+                let insts = b.leave();
+                let body = Region { params, insts, yields };
+                let results = renew(b, results, map, rule);
+                let (step, unroll) = (*step, *unroll);
+                b.push(Inst::For { results, lo, hi, step, init, body, unroll });
+            }
+            Inst::If { results, cond, then, els } => {
+                let cond = map.get(*cond);
+                let [then, els] = [then, els].map(|side| {
+                    b.enter();
+                    region(b, side, map, rule);
+                    let yields = map.all(&side.yields);
+                    Region { params: vec![], insts: b.leave(), yields }
+                });
+                let results = renew(b, results, map, rule);
+                b.push(Inst::If { results, cond, then, els });
+            }
+            Inst::Const { .. }
+            | Inst::Grid { .. }
+            | Inst::Local { .. }
+            | Inst::Op { .. }
+            | Inst::Fold { .. }
+            | Inst::Lane { .. }
+            | Inst::Load { .. }
+            | Inst::Store { .. }
+            | Inst::Barrier => match rule.inst(b, inst, map) {
+                Outcome::Value(v) => map.set(inst.defs()[0], v),
+                Outcome::Done => {}
+                Outcome::Copy => copy(b, inst, map, rule),
+            },
+        }
+    }
+}
+
+/// New registers for those that a loop or branch defines.
+fn renew(b: &mut KernelBuilder, old: &[Val], map: &mut Map, rule: &dyn Rule) -> Vec<Val> {
+    let fresh = |v: &Val| {
+        let new = b.fresh(rule.ty(map.old.ty(*v)));
+        map.set(*v, new);
+        new
+    };
+    old.iter().map(fresh).collect()
+}
+
+fn copy(b: &mut KernelBuilder, inst: &Inst, map: &mut Map, rule: &dyn Rule) {
+    let ty = |v: &Val| rule.ty(map.old.ty(*v));
+    let (dst, new) = match inst {
+        Inst::Const { dst, value } => (dst, b.constant(ty(dst), *value)),
+        Inst::Grid { dst, axis } => (dst, b.grid(*axis)),
+        Inst::Local { dst, axis } => (dst, b.local(*axis)),
+        Inst::Op { dst, op, args } => (dst, b.op(*op, &map.all(args))),
+        Inst::Fold { dst, combine, v } => (dst, b.fold(*combine, map.get(*v))),
+        Inst::Lane { dst, op, args } => (dst, b.lane(op.clone(), ty(dst), &map.all(args))),
+        Inst::Load { dst, at, mode, valid, fill } => {
+            let lanes = map.old.ty(*dst).lanes();
+            (dst, b.load_as(map.at(at), lanes, map.mode(*mode), *valid, *fill))
+        }
+        Inst::Store { at, v, valid } => {
+            return b.store_valid(map.at(at), map.get(*v), *valid);
+        }
+        Inst::Barrier => return b.push(Inst::Barrier),
+        Inst::For { .. } | Inst::If { .. } => unreachable!("regions are rebuilt before"),
+    };
+    map.set(*dst, new);
+}
