@@ -34,7 +34,7 @@ fn assert_same(kernel: &Kernel, legal: &Kernel, seed: u64) {
 
 #[test]
 fn legal_kernels_have_the_same_bits() {
-    for seed in 0..150 {
+    for seed in 0..60 {
         let numerics = if seed % 2 == 0 { Numerics::Fused } else { Numerics::Separate };
         let kernel = random_kernel(seed, numerics, Limits { size: 40, math: false });
         check_types(&kernel).unwrap();
@@ -121,16 +121,14 @@ fn conversions_to_and_from_narrow_types() {
         let zero = b.index(0);
         for to in DType::ALL {
             let y = b.param(&format!("y_{to}"), to, 256, Access::Write);
-            for at in (0..256).step_by(32) {
-                let v = b.load(Addr { buf: x, base: zero, plus: at }, 32);
-                let v = b.convert(v, to);
-                b.store(Addr { buf: y, base: zero, plus: at }, v);
-            }
+            let v = b.load(Addr { buf: x, base: zero, plus: 0 }, 32);
+            let v = b.convert(v, to);
+            b.store(Addr { buf: y, base: zero, plus: 0 }, v);
         }
         let kernel = b.finish();
         for form in forms().take(2) {
             let legal = legalize_to(&kernel, form);
-            for seed in 0..4 {
+            for seed in 0..16 {
                 assert_same(&kernel, &legal, seed);
             }
         }
