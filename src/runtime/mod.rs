@@ -9,6 +9,8 @@ pub mod buffer;
 pub mod cpu;
 pub mod interpreter;
 pub mod layout;
+#[cfg(feature = "cpu")]
+pub mod peak;
 pub mod pool;
 
 use crate::base::diag::Diagnostic;

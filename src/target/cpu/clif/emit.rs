@@ -263,7 +263,10 @@ impl Emitter<'_> {
         Ok(())
     }
 
-    /// A loop with its test at the end, behind a test at the start unless it surely runs once.
+    /// A loop with its test at the top, whose block holds the counter and the carried values.
+    ///
+    /// A test at the end would pass each yield to two blocks, and Cranelift folds no load into what
+    /// leads to a value with two uses.
     fn for_loop(
         &mut self,
         results: &[Val],
@@ -272,27 +275,18 @@ impl Emitter<'_> {
         body: &Region,
     ) -> Res<()> {
         let literal = |e: &Self, v: Val| e.facts[v.0 as usize].literal.and_then(Lit::as_int);
-        let runs = match (literal(self, lo), literal(self, hi)) {
-            (Some(lo), Some(hi)) => Some(lo < hi),
-            _ => None,
-        };
+        let surely = matches!((literal(self, lo), literal(self, hi)), (Some(a), Some(b)) if a < b);
         let (first, limit) = (self.get(lo)?, self.get(hi)?);
-        let entry = self.args(init)?;
-        let (top, exit) = (self.b.create_block(), self.b.create_block());
-        let out = self.block_params(exit, results)?;
+        let start = [&[BlockArg::Value(first)], &self.args(init)?[..]].concat();
+        let [top, inside, exit] = [(); 3].map(|()| self.b.create_block());
         let counter = self.b.append_block_param(top, types::I64);
         let carried = self.block_params(top, &body.params[1..])?;
-        let start = [&[BlockArg::Value(first)], &entry[..]].concat();
-        match runs {
-            Some(true) => self.b.ins().jump(top, &start),
-            Some(false) => self.b.ins().jump(exit, &entry),
-            None => {
-                let some = self.b.ins().icmp(IntCC::SignedLessThan, first, limit);
-                self.b.ins().brif(some, top, &start, exit, &entry)
-            }
-        };
+        self.b.ins().jump(top, &start);
         self.b.switch_to_block(top);
-        self.certain.push(runs == Some(true));
+        let more = self.b.ins().icmp(IntCC::SignedLessThan, counter, limit);
+        self.b.ins().brif(more, inside, &[], exit, &[]);
+        self.b.switch_to_block(inside);
+        self.certain.push(surely);
         let depth = self.certain.len();
         let nonnegative = self.facts[lo.0 as usize].nonnegative;
         self.facts[body.params[0].0 as usize] = Fact { nonnegative, depth, ..Fact::default() };
@@ -300,13 +294,12 @@ impl Emitter<'_> {
         self.define(&body.params[1..], &carried, depth);
         let yields = self.region(body)?;
         let next = self.b.ins().iadd_imm_s(counter, step);
-        let more = self.b.ins().icmp(IntCC::SignedLessThan, next, limit);
-        let yields: Vec<BlockArg> = yields.into_iter().map(BlockArg::Value).collect();
-        let again = [&[BlockArg::Value(next)], &yields[..]].concat();
-        self.b.ins().brif(more, top, &again, exit, &yields);
+        let again: Vec<BlockArg> =
+            std::iter::once(next).chain(yields).map(BlockArg::Value).collect();
+        self.b.ins().jump(top, &again);
         self.certain.pop();
         self.b.switch_to_block(exit);
-        self.define(results, &out, self.certain.len());
+        self.define(results, &carried, self.certain.len());
         Ok(())
     }
 
