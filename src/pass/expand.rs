@@ -29,32 +29,38 @@ pub fn expand_where(
     wanted: &dyn Fn(&Graph, &Node) -> bool,
 ) -> Result<(), OpError> {
     for _ in 0..DEPTH {
-        let mut changed = false;
-        rebuild(graph, &mut |graph, _, node| {
-            let Some(expand) = node.op.row.expand else { return Ok(Visit::Keep(node)) };
-            let types: Vec<_> = node.operands().iter().map(|v| graph.ty(*v).clone()).collect();
-            let ctx = OpCtx { op: &node.op, types: &types, regions: &node.regions };
-            let composite = (node.op.row.class)(&ctx) == Class::Composite;
-            if !composite || !wanted(graph, &node) || !cx.allow(node.op.row.name) {
-                return Ok(Visit::Keep(node));
-            }
-            changed = true;
-            let mut b = Builder { graph, loc: node.loc.clone() };
-            let values = expand(
-                &mut b,
-                &ExpandCtx {
-                    op: &node.op,
-                    operands: node.operands(),
-                    types: &types,
-                    results: &node.results,
-                    regions: &node.regions,
-                },
-            )?;
-            Ok(Visit::Replace(values))
-        })?;
-        if !changed {
+        if !expand_round(graph, cx, wanted)? {
             return Ok(());
         }
     }
     Err(OpError::new("E0390", format!("composites nest deeper than {DEPTH}")))
+}
+
+/// One walk of [`expand_where`]; whether it expanded anything.
+pub fn expand_round(
+    graph: &mut Graph,
+    cx: &mut PassCtx,
+    wanted: &dyn Fn(&Graph, &Node) -> bool,
+) -> Result<bool, OpError> {
+    let mut changed = false;
+    rebuild(graph, &mut |graph, _, node| {
+        let Some(expand) = node.op.row.expand else { return Ok(Visit::Keep(node)) };
+        let types: Vec<_> = node.operands().iter().map(|v| graph.ty(*v).clone()).collect();
+        let ctx = OpCtx { op: &node.op, types: &types, regions: &node.regions };
+        let composite = (node.op.row.class)(&ctx) == Class::Composite;
+        if !composite || !wanted(graph, &node) || !cx.allow(node.op.row.name) {
+            return Ok(Visit::Keep(node));
+        }
+        changed = true;
+        let mut b = Builder { graph, loc: node.loc.clone() };
+        let ctx = ExpandCtx {
+            op: &node.op,
+            operands: node.operands(),
+            types: &types,
+            results: &node.results,
+            regions: &node.regions,
+        };
+        Ok(Visit::Replace(expand(&mut b, &ctx)?))
+    })?;
+    Ok(changed)
 }

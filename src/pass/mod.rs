@@ -11,8 +11,13 @@ mod cse;
 mod dce;
 mod expand;
 mod fold;
+mod fold_batch_norm;
+mod known;
 mod manager;
+mod merge;
+mod raise;
 mod rebuild;
+mod unwrap;
 
 use std::collections::BTreeMap;
 
@@ -38,6 +43,26 @@ pub static TABLE: &[PassRow] = &[
         name: "canonicalize",
         doc: "brings equal computations into one form: order of commutative operands, captures",
         run: canonicalize::run,
+    },
+    PassRow {
+        name: "raise",
+        doc: "recognizes softmax, normalizations, activations and attention in simpler ops",
+        run: raise::run,
+    },
+    PassRow {
+        name: "unwrap",
+        doc: "opens composites that are an operand of theirs, or affine with known weights",
+        run: unwrap::run,
+    },
+    PassRow {
+        name: "fold_batch_norm",
+        doc: "moves a scale after a convolution or a product into its weights",
+        run: fold_batch_norm::run,
+    },
+    PassRow {
+        name: "merge",
+        doc: "joins products of one value with several parameters",
+        run: merge::run,
     },
     PassRow {
         name: "algebra",
