@@ -95,7 +95,12 @@ fn find_groups(graph: &Graph) -> Vec<Group> {
         };
         match same.iter_mut().find(fits) {
             Some(group) => group.members.push(member),
-            None => same.push(Group { op: node.op.clone(), weight_axis, out_axis, members: vec![member] }),
+            None => same.push(Group {
+                op: node.op.clone(),
+                weight_axis,
+                out_axis,
+                members: vec![member],
+            }),
         }
     }
     groups.into_values().flatten().filter(|g| g.members.len() > 1).collect()

@@ -17,6 +17,8 @@ mod manager;
 mod merge;
 mod raise;
 mod rebuild;
+#[cfg(test)]
+mod tests;
 mod unwrap;
 
 use std::collections::BTreeMap;

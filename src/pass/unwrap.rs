@@ -64,8 +64,7 @@ fn is_affine(graph: &Graph, x: Value) -> bool {
     depends[x.node.0 as usize] = true;
     for id in graph.topological() {
         let node = graph.node(id);
-        let on_x: Vec<bool> =
-            node.operands().iter().map(|v| depends[v.node.0 as usize]).collect();
+        let on_x: Vec<bool> = node.operands().iter().map(|v| depends[v.node.0 as usize]).collect();
         let count = on_x.iter().filter(|d| **d).count();
         if count == 0 {
             continue;

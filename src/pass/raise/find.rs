@@ -88,17 +88,15 @@ impl<'a> Find<'a> {
     fn is_kept(&self, v: Value, x: Value, axes: &[usize]) -> bool {
         let (of_v, of_x) = (self.dims(v), self.dims(x));
         let kept = |i: usize| if axes.contains(&i) { &Dim::ONE } else { &of_x[i] };
-        of_v.len() == of_x.len()
-            && (of_v == of_x || (0..of_x.len()).all(|i| of_v[i] == *kept(i)))
+        of_v.len() == of_x.len() && (of_v == of_x || (0..of_x.len()).all(|i| of_v[i] == *kept(i)))
     }
 
     /// The axes, where `v` is this reduction of `x` and stands beside `x` with those axes kept.
     pub fn reduced(&self, v: Value, x: Value, combine: Combine) -> Option<Vec<usize>> {
         let node = self.node(self.stripped(v));
         let Class::Reduce(spec) = class_of(self.graph, node) else { return None };
-        let fits = spec.combine == combine
-            && node.operands()[0] == x
-            && self.is_kept(v, x, &spec.axes);
+        let fits =
+            spec.combine == combine && node.operands()[0] == x && self.is_kept(v, x, &spec.axes);
         fits.then_some(spec.axes)
     }
 

@@ -11,9 +11,9 @@ mod norm;
 
 use find::Find;
 
+use super::PassCtx;
 use super::fold_batch_norm::single_uses;
 use super::rebuild::{Visit, all_results, rebuild};
-use super::PassCtx;
 use crate::ir::op::OpError;
 use crate::ir::{Attr, Builder, Graph, Node, Value};
 
