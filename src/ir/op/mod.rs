@@ -16,6 +16,7 @@ mod check;
 pub mod class;
 pub mod common;
 pub mod contract;
+pub mod conv_transpose;
 mod cumulative;
 pub mod elementwise;
 mod fill;
@@ -38,6 +39,7 @@ pub mod view_eval;
 pub mod walk;
 pub mod window;
 mod window_eval;
+mod window_samples;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -351,6 +353,7 @@ impl OpError {
 static FILES: &[&[OpRow]] = &[
     source::ROWS,
     contract::ROWS,
+    conv_transpose::ROWS,
     attention::ROWS,
     index::ROWS,
     region::ROWS,

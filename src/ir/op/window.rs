@@ -3,9 +3,9 @@
 //! The rows share one geometry: stride, dilation and padding by axis, `out = ⌊(in + pad − d·(k−1) − 1)
 //! / stride⌋ + 1`. A convolution with a bias is the bare one and an addition.
 
-use super::check::{data, f32s, sample, sample_of};
 use super::common::{attr, operand, optional};
 use super::window_eval::{avg_pool, conv, max_pool};
+use super::window_samples::*;
 use super::*;
 use crate::base::Shape;
 use crate::ir::attr::{AttrKind, Preset};
@@ -132,7 +132,7 @@ pub static ROWS: &[OpRow] = &[
 ];
 
 /// No extent, step or padding of a window may be larger: their products stay within 64 bits.
-const LIMIT: i64 = 1 << 30;
+pub(super) const BY_AXIS_LIMIT: i64 = 1 << 30;
 
 /// A window's shape in place, and the spatial extents of its result.
 pub(super) struct Geometry {
@@ -180,10 +180,17 @@ pub(super) fn geometry(
 }
 
 /// An attribute with one number for each spatial axis, or one for all.
-fn by_axis(ctx: &OpCtx, name: &str, n: usize, least: i64) -> Result<Vec<usize>, OpError> {
+pub(super) fn by_axis(
+    ctx: &OpCtx,
+    name: &str,
+    n: usize,
+    least: i64,
+) -> Result<Vec<usize>, OpError> {
     let given = ctx.op.ints(name);
-    if let Some(v) = given.iter().find(|v| !(least..=LIMIT).contains(v)) {
-        return Err(ctx.bad_attr(format!("`{name}` is {v}; it must lie in {least}..={LIMIT}")));
+    if let Some(v) = given.iter().find(|v| !(least..=BY_AXIS_LIMIT).contains(v)) {
+        return Err(
+            ctx.bad_attr(format!("`{name}` is {v}; it must lie in {least}..={BY_AXIS_LIMIT}"))
+        );
     }
     let given: Vec<usize> = given.iter().map(|v| *v as usize).collect();
     match given.len() {
@@ -247,8 +254,8 @@ fn beyond(
 
 fn known(ctx: &OpCtx, extent: &Dim, who: &str) -> Result<i64, OpError> {
     match extent.as_const() {
-        Some(v) if (0..=LIMIT).contains(&v) => Ok(v),
-        Some(v) => Err(ctx.clash(format!("an extent of {v} is beyond {LIMIT}"))),
+        Some(v) if (0..=BY_AXIS_LIMIT).contains(&v) => Ok(v),
+        Some(v) => Err(ctx.clash(format!("an extent of {v} is beyond {BY_AXIS_LIMIT}"))),
         None => Err(ctx
             .clash(format!("{who} needs to know the extent `{extent}`"))
             .help("fix the dimension with `--set`, or give `pad` in numbers")),
@@ -268,8 +275,10 @@ fn infer_conv(ctx: &OpCtx, axes: usize) -> Result<Vec<TensorType>, OpError> {
         }
     }
     let groups = ctx.op.int("groups");
-    if !(1..=LIMIT).contains(&groups) {
-        return Err(ctx.bad_attr(format!("`groups` is {groups}; it must lie in 1..={LIMIT}")));
+    if !(1..=BY_AXIS_LIMIT).contains(&groups) {
+        return Err(
+            ctx.bad_attr(format!("`groups` is {groups}; it must lie in 1..={BY_AXIS_LIMIT}"))
+        );
     }
     let groups = Dim::Const(groups);
     if weight[1].mul(&groups).ok_or_else(OpError::overflow)? != x[1] {
@@ -292,7 +301,7 @@ fn infer_conv(ctx: &OpCtx, axes: usize) -> Result<Vec<TensorType>, OpError> {
 
 fn conv_geometry(ctx: &OpCtx) -> Result<Geometry, OpError> {
     let extent = |d: &Dim| {
-        let known = d.as_extent().filter(|k| (1..=LIMIT as usize).contains(k));
+        let known = d.as_extent().filter(|k| (1..=BY_AXIS_LIMIT as usize).contains(k));
         known.ok_or_else(|| ctx.clash(format!("a kernel extent must be a number from 1, not {d}")))
     };
     let kernel = ctx.types[1].shape.0[2..].iter().map(extent).collect::<Result<_, _>>()?;
@@ -427,118 +436,4 @@ fn eval_global(ctx: &EvalCtx, kind: WindowKind) -> Tensor {
     };
     let ones = vec![1; spatial.len()];
     y.reshaped(&[lead, &ones].concat()).expect("the same number of elements")
-}
-
-fn ints(name: &'static str, v: &[i64]) -> (&'static str, Attr) {
-    (name, Attr::Ints(v.to_vec()))
-}
-
-fn word(w: &str) -> (&'static str, Attr) {
-    ("pad", Attr::Str(w.into()))
-}
-
-fn conv_samples(axes: usize) -> Vec<Sample> {
-    let shape = |n: usize, c: usize, spatial: &[usize]| [&[n, c], &spatial[3 - axes..]].concat();
-    let few = |name: &'static str, v: [i64; 3]| ints(name, &v[3 - axes..]);
-    let groups = |n: i64| ("groups", Attr::Int(n));
-    let x = f32s(&shape(2, 4, &[4, 9, 8]), 1);
-    let plain = f32s(&shape(6, 4, &[2, 3, 3]), 2);
-    let grouped = f32s(&shape(6, 2, &[2, 3, 3]), 3);
-    let depthwise = f32s(&shape(4, 1, &[2, 3, 3]), 4);
-    let bare = |x: &Tensor, w: &Tensor, attrs: &[(&'static str, Attr)]| {
-        sample_of(vec![Some(x.clone()), Some(w.clone()), None], attrs)
-    };
-    let mut samples = vec![
-        sample([x.clone(), plain.clone(), f32s(&[6], 5)], &[]),
-        bare(&x, &plain, &[("pad", Attr::Int(1))]),
-        bare(&x, &plain, &[few("stride", [1, 2, 3]), few("pad", [0, 1, 2])]),
-        bare(&x, &plain, &[few("dilation", [1, 2, 3]), ("pad", Attr::Int(2))]),
-        bare(
-            &x,
-            &plain,
-            &[ints("pad", &[&[0, 1, 2][3 - axes..], &[1, 0, 3][3 - axes..]].concat())],
-        ),
-        bare(&x, &plain, &[word("same")]),
-        bare(
-            &x,
-            &f32s(&shape(3, 4, &[2, 4, 2]), 6),
-            &[word("same_upper"), ("stride", Attr::Int(2))],
-        ),
-        bare(&x, &grouped, &[groups(2)]),
-        sample([x.clone(), grouped, f32s(&[6], 5)], &[groups(2), ("pad", Attr::Int(1))]),
-        bare(&x, &depthwise, &[groups(4), ("stride", Attr::Int(2)), ("pad", Attr::Int(1))]),
-        bare(&x, &f32s(&shape(8, 1, &[1, 3, 3]), 7), &[groups(4)]),
-        bare(&x, &f32s(&shape(5, 4, &[1, 1, 1]), 8), &[]),
-        bare(&x, &f32s(&shape(5, 4, &[1, 1, 1]), 8), &[("stride", Attr::Int(2))]),
-        bare(&f32s(&shape(0, 4, &[4, 9, 8]), 1), &plain, &[]),
-        bare(&f32s(&shape(2, 0, &[4, 9, 8]), 1), &f32s(&shape(3, 0, &[1, 1, 1]), 1), &[]),
-    ];
-    for dtype in [DType::F64, DType::BF16, DType::F16, DType::I8, DType::I32] {
-        let x = data(dtype, &shape(1, 3, &[3, 6, 5]), 9);
-        let weight = data(dtype, &shape(2, 3, &[2, 3, 3]), 10);
-        samples.push(sample([x, weight, data(dtype, &[2], 11)], &[("pad", Attr::Int(1))]));
-    }
-    samples
-}
-
-fn max_pool_samples() -> Vec<Sample> {
-    let kernel = |v: &[i64]| ints("kernel", v);
-    let x = f32s(&[2, 3, 9, 8], 1);
-    let (nan, inf) = (f32::NAN, f32::NEG_INFINITY);
-    let holes = Tensor::from_slice(&[1, 1, 3, 3], &[1.0, nan, 4.0, 4.0, 0.0, nan, inf, inf, inf]);
-    let lows = Tensor::from_slice(&[1, 1, 2, 3], &[inf; 6]);
-    let pad = |n: i64| ("pad", Attr::Int(n));
-    let stride = |n: i64| ("stride", Attr::Int(n));
-    let mut samples = vec![
-        sample([x.clone()], &[kernel(&[2])]),
-        sample([x.clone()], &[kernel(&[3, 2]), stride(2), pad(1)]),
-        sample([x.clone()], &[kernel(&[3, 2]), ints("stride", &[1, 2]), ints("dilation", &[2, 3])]),
-        sample([x.clone()], &[kernel(&[4]), stride(3), ("ceil_mode", Attr::Bool(true)), pad(1)]),
-        sample([x.clone()], &[kernel(&[3]), stride(2), word("same_upper")]),
-        sample([x], &[kernel(&[3]), stride(1), word("same")]),
-        sample([holes.clone()], &[kernel(&[2]), stride(1)]),
-        sample([lows], &[kernel(&[3]), stride(1), pad(1)]),
-        sample([f32s(&[2, 3, 11], 2)], &[kernel(&[3]), stride(2)]),
-        sample([f32s(&[1, 2, 4, 5, 6], 3)], &[kernel(&[2, 3, 2]), stride(2), pad(1)]),
-        sample([f32s(&[0, 2, 4, 4], 3)], &[kernel(&[2])]),
-    ];
-    for dtype in [DType::F64, DType::BF16, DType::I8, DType::U8, DType::I64] {
-        samples.push(sample([data(dtype, &[1, 2, 5, 6], 4)], &[kernel(&[3]), stride(1), pad(1)]));
-    }
-    samples
-}
-
-fn avg_pool_samples() -> Vec<Sample> {
-    let kernel = |v: &[i64]| ints("kernel", v);
-    let flag = |name: &'static str, v: bool| (name, Attr::Bool(v));
-    let x = f32s(&[2, 3, 9, 8], 1);
-    let (pad, stride) = (("pad", Attr::Int(1)), ("stride", Attr::Int(2)));
-    let inside = flag("count_include_pad", false);
-    let mut samples = vec![
-        sample([x.clone()], &[kernel(&[2, 3]), stride.clone()]),
-        sample([x.clone()], &[kernel(&[3]), stride.clone(), pad.clone()]),
-        sample([x.clone()], &[kernel(&[3]), stride.clone(), pad.clone(), inside.clone()]),
-        sample([x.clone()], &[kernel(&[3]), stride.clone(), flag("ceil_mode", true)]),
-        sample([x], &[kernel(&[3]), stride, pad.clone(), inside, flag("ceil_mode", true)]),
-        sample([f32s(&[2, 3, 11], 2)], &[kernel(&[3])]),
-        sample([f32s(&[1, 2, 4, 5, 6], 3)], &[kernel(&[2, 3, 2]), word("same")]),
-        sample([f32s(&[2, 0, 4, 4], 3)], &[kernel(&[2])]),
-    ];
-    for dtype in [DType::F64, DType::BF16, DType::F16] {
-        samples.push(sample([data(dtype, &[1, 2, 5, 6], 4)], &[kernel(&[3]), pad.clone()]));
-    }
-    samples
-}
-
-fn global_samples() -> Vec<Sample> {
-    let nan = Tensor::from_slice(&[1, 2, 2], &[1.0, f32::NAN, f32::INFINITY, 2.0]);
-    vec![
-        sample([f32s(&[2, 3, 7, 5], 1)], &[]),
-        sample([f32s(&[2, 3, 70], 2)], &[]),
-        sample([f32s(&[1, 2, 2, 3, 2], 3)], &[]),
-        sample([f32s(&[0, 3, 2, 2], 3)], &[]),
-        sample([nan], &[]),
-        sample([data(DType::F64, &[2, 3, 4, 4], 4)], &[]),
-        sample([data(DType::BF16, &[2, 3, 4, 4], 5)], &[]),
-    ]
 }

@@ -10,17 +10,17 @@ use super::*;
 use crate::ir::scalar_eval::convert;
 
 /// A window over three axes.
-struct Window3 {
-    kernel: [usize; 3],
+pub(super) struct Window3 {
+    pub kernel: [usize; 3],
     stride: [usize; 3],
     dilation: [usize; 3],
     pad: [usize; 3],
-    input: [usize; 3],
-    output: [usize; 3],
+    pub input: [usize; 3],
+    pub output: [usize; 3],
 }
 
 impl Window3 {
-    fn new(spec: &WindowSpec, input: &[usize], output: &[usize]) -> Window3 {
+    pub fn new(spec: &WindowSpec, input: &[usize], output: &[usize]) -> Window3 {
         let three = |v: &[usize], fill: usize| -> [usize; 3] {
             std::array::from_fn(|i| (i + v.len()).checked_sub(3).map_or(fill, |k| v[k]))
         };
@@ -36,7 +36,7 @@ impl Window3 {
     }
 
     /// The results along an axis whose window has its element `k` inside of the operand.
-    fn results(&self, axis: usize, k: usize) -> Range<usize> {
+    pub fn results(&self, axis: usize, k: usize) -> Range<usize> {
         let (s, at) = (self.stride[axis], k * self.dilation[axis]);
         let first = self.pad[axis].saturating_sub(at).div_ceil(s);
         let end = (self.input[axis] + self.pad[axis]).saturating_sub(at).div_ceil(s);
@@ -52,7 +52,7 @@ impl Window3 {
     }
 
     /// Where element `k` of the window of result `o` is; it must be inside.
-    fn at(&self, axis: usize, o: usize, k: usize) -> usize {
+    pub fn at(&self, axis: usize, o: usize, k: usize) -> usize {
         o * self.stride[axis] + k * self.dilation[axis] - self.pad[axis]
     }
 
@@ -78,7 +78,7 @@ impl Window3 {
     }
 }
 
-fn volume(v: &[usize]) -> usize {
+pub(super) fn volume(v: &[usize]) -> usize {
     v.iter().product()
 }
 
