@@ -2,6 +2,7 @@
 
 mod allocations;
 mod golden;
+mod open_dims;
 mod ops;
 mod ops_reference;
 mod random;

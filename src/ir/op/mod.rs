@@ -18,6 +18,7 @@ pub mod common;
 pub mod contract;
 pub mod conv_transpose;
 mod cumulative;
+pub mod dropout;
 pub mod elementwise;
 mod fill;
 pub mod index;
@@ -353,6 +354,7 @@ impl OpError {
 static FILES: &[&[OpRow]] = &[
     source::ROWS,
     contract::ROWS,
+    dropout::ROWS,
     conv_transpose::ROWS,
     attention::ROWS,
     index::ROWS,
