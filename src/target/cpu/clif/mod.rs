@@ -1,8 +1,8 @@
 //! Kernels → machine code, by Cranelift, with vectors of 128 bits.
 //!
-//! In: kernels legalized for the target. Out: [`Code`], functions ready to be called, which unmaps
-//! itself when dropped; or text. Kernels compile in parallel and are placed in their order, so the
-//! code is the same for every number of threads.
+//! In: kernels of the CPU. Out: [`Code`], functions ready to be called, which unmaps itself when
+//! dropped; or text. Each kernel is checked, legalized and compiled by itself, in parallel; placed
+//! in their order, they give the same code for every number of threads.
 
 mod arith;
 mod convert;
@@ -22,7 +22,10 @@ use cranelift_frontend::FunctionBuilderContext;
 
 pub use self::isa::Effort;
 pub use self::jit::Code;
+use crate::base::machine::Machine;
 use crate::kernel::ir::{Inst, Kernel, Region};
+use crate::kernel::legalize::legalize;
+use crate::kernel::types::check_types;
 use crate::target::Target;
 
 /// What went wrong between a kernel and its code. None of these depends on a model's author: they
@@ -33,7 +36,7 @@ pub enum CodegenError {
     Target(String),
     #[error("kernel `{kernel}`: no code for {what}")]
     Unsupported { kernel: String, what: String },
-    #[error("kernel `{kernel}`: Cranelift: {what}")]
+    #[error("kernel `{kernel}`: {what}")]
     Backend { kernel: String, what: String },
     #[error("no memory for machine code: {0}")]
     Memory(String),
@@ -66,7 +69,8 @@ pub fn compile(
     options: Options,
 ) -> Result<Code, CodegenError> {
     let isa = isa::target_isa(target, options.effort)?;
-    let compiled = compile_all(kernels, &isa, options.threads)?;
+    let prepare = |kernel: &Kernel| legal(kernel, &target.machine);
+    let compiled = compile_all(kernels, &isa, options.threads, &prepare)?;
     jit::place(isa, &compiled)
 }
 
@@ -74,7 +78,8 @@ pub fn compile(
 pub fn print_clif(kernel: &Kernel, target: &Target) -> Result<String, CodegenError> {
     let isa = isa::target_isa(target, Effort::Speed)?;
     let mut context = Context::new();
-    fill(kernel, &isa, &mut context, &mut FunctionBuilderContext::new())?;
+    let kernel = legal(kernel, &target.machine)?;
+    fill(&kernel, &isa, &mut context, &mut FunctionBuilderContext::new())?;
     Ok(context.func.display().to_string())
 }
 
@@ -82,19 +87,32 @@ pub fn print_clif(kernel: &Kernel, target: &Target) -> Result<String, CodegenErr
 pub fn print_assembly(kernel: &Kernel, target: &Target) -> Result<String, CodegenError> {
     let isa = isa::target_isa(target, Effort::Speed)?;
     let mut context = Context::new();
+    let kernel = &legal(kernel, &target.machine)?;
     fill(kernel, &isa, &mut context, &mut FunctionBuilderContext::new())?;
     context.set_disasm(true);
     let code = context
         .compile(&*isa, &mut ControlPlane::default())
-        .map_err(|e| backend(kernel, format!("{:?}", e.inner)))?;
+        .map_err(|e| backend(kernel, format!("Cranelift: {:?}", e.inner)))?;
     let listing = code.vcode.clone().unwrap_or_default();
     Ok(format!("{}: # {} bytes\n{listing}", kernel.name, code.code_info().total_size))
 }
 
+/// The kernel in the form that the emitter takes.
+fn legal(kernel: &Kernel, machine: &Machine) -> Result<Kernel, CodegenError> {
+    check_types(kernel).map_err(|e| backend(kernel, e.to_string()))?;
+    let legal = legalize(kernel, machine);
+    match legal.scratch_bytes() == kernel.scratch_bytes() {
+        true => Ok(legal),
+        false => Err(backend(kernel, "legalizing changed its scratch".into())),
+    }
+}
+
+/// Compiles what `prepare` makes of each kernel.
 fn compile_all(
     kernels: &[Kernel],
     isa: &OwnedTargetIsa,
     threads: usize,
+    prepare: &(impl Fn(&Kernel) -> Result<Kernel, CodegenError> + Sync),
 ) -> Result<Vec<Compiled>, CodegenError> {
     let done: Vec<OnceLock<Result<Compiled, CodegenError>>> =
         kernels.iter().map(|_| OnceLock::new()).collect();
@@ -105,7 +123,8 @@ fn compile_all(
         loop {
             let i = next.fetch_add(1, Ordering::Relaxed);
             let Some(kernel) = kernels.get(i) else { break };
-            let result = compile_one(kernel, isa, &mut context, &mut builder);
+            let result = prepare(kernel)
+                .and_then(|kernel| compile_one(&kernel, isa, &mut context, &mut builder));
             let _ = done[i].set(result);
             context.clear();
         }
@@ -131,7 +150,7 @@ fn compile_one(
     fill(kernel, isa, context, builder)?;
     let code = context
         .compile(&**isa, &mut ControlPlane::default())
-        .map_err(|e| backend(kernel, format!("{:?}", e.inner)))?;
+        .map_err(|e| backend(kernel, format!("Cranelift: {:?}", e.inner)))?;
     if let Some(reloc) = code.buffer.relocs().first() {
         return Err(backend(kernel, format!("the code calls {:?}", reloc.target)));
     }
@@ -154,6 +173,7 @@ fn fill(
     )
 }
 
+/// A fault of the kernel or of Cranelift.
 fn backend(kernel: &Kernel, what: String) -> CodegenError {
     CodegenError::Backend { kernel: kernel.name.clone(), what }
 }

@@ -7,7 +7,7 @@ use crate::ir::scalar::Combine;
 use crate::kernel::build::KernelBuilder;
 use crate::kernel::eval;
 use crate::kernel::ir::*;
-use crate::kernel::types::check_types;
+use crate::kernel::random::{Limits, random_buffers, random_kernel};
 
 /// Elements of every test buffer.
 const N: u64 = 64;
@@ -84,13 +84,24 @@ fn is_nan(dtype: DType, bytes: &[u8]) -> bool {
     match dtype {
         DType::F32 => f32::from_le_bytes(bytes.try_into().unwrap()).is_nan(),
         DType::F64 => f64::from_le_bytes(bytes.try_into().unwrap()).is_nan(),
+        DType::F16 => half::f16::from_le_bytes(bytes.try_into().unwrap()).is_nan(),
+        DType::BF16 => half::bf16::from_le_bytes(bytes.try_into().unwrap()).is_nan(),
         _ => false,
     }
 }
 
 /// Compiles the kernels together and compares what they leave in their buffers with the
 /// interpreter. Any NaN equals any other.
+/// As they are: without being legalized before.
 fn check(kernels: &[Kernel]) {
+    check_with(kernels, |kernels, target| {
+        let isa = isa::target_isa(target, Effort::Speed).unwrap();
+        let as_is = |kernel: &Kernel| Ok(kernel.clone());
+        jit::place(isa.clone(), &compile_all(kernels, &isa, 1, &as_is).unwrap()).unwrap()
+    });
+}
+
+fn check_with(kernels: &[Kernel], compile: impl Fn(&[Kernel], &Target) -> Code) {
     assert!(!kernels.is_empty());
     for target in targets() {
         let fits: Vec<Kernel> = kernels
@@ -98,18 +109,12 @@ fn check(kernels: &[Kernel]) {
             .filter(|k| k.numerics == Numerics::Separate || features_of(&target).fma)
             .cloned()
             .collect();
-        let code = compile(&fits, &target, Options::default()).unwrap();
+        let code = compile(&fits, &target);
         for (i, kernel) in fits.iter().enumerate() {
-            let buffers: Vec<Vec<u8>> = kernel
-                .params
-                .iter()
-                .enumerate()
-                .map(|(p, param)| {
-                    let mut bytes = sample(param.elem, (i * 7 + p) as u64);
-                    bytes.resize(param.len as usize * param.elem.bytes(), 0);
-                    bytes
-                })
-                .collect();
+            let buffers = match kernel.name.starts_with("random") {
+                true => random_buffers(kernel, i as u64),
+                false => samples(kernel, i as u64),
+            };
             let mut expected = buffers.clone();
             eval::run_all(kernel, &mut expected).unwrap();
             let mut found = buffers;
@@ -135,6 +140,15 @@ fn check(kernels: &[Kernel]) {
             }
         }
     }
+}
+
+fn samples(kernel: &Kernel, seed: u64) -> Vec<Vec<u8>> {
+    let one = |(p, param): (usize, &Param)| {
+        let mut bytes = sample(param.elem, seed * 7 + p as u64);
+        bytes.resize(param.len as usize * param.elem.bytes(), 0);
+        bytes
+    };
+    kernel.params.iter().enumerate().map(one).collect()
 }
 
 fn features_of(target: &Target) -> isa::Features {
@@ -475,6 +489,20 @@ fn guarded_loads_stay_behind_their_guards() {
     check(&[b.finish()]);
 }
 
+/// Every dtype and any lanes, through `legalize`.
+#[test]
+fn random_kernels() {
+    let kernels: Vec<Kernel> = (0..24)
+        .map(|seed| {
+            let numerics = if seed % 2 == 0 { Numerics::Fused } else { Numerics::Separate };
+            random_kernel(seed, numerics, Limits { size: 30, math: false })
+        })
+        .collect();
+    check_with(&kernels, |kernels, target| {
+        compile(kernels, target, Options { threads: 2, ..Options::default() }).unwrap()
+    });
+}
+
 #[test]
 fn threads_change_nothing() {
     let kernels: Vec<Kernel> = (0..40)
@@ -492,7 +520,9 @@ fn threads_change_nothing() {
     let target = Target::host();
     let isa = isa::target_isa(&target, Effort::Speed).unwrap();
     let bytes = |threads| -> Vec<Vec<u8>> {
-        compile_all(&kernels, &isa, threads).unwrap().into_iter().map(|c| c.bytes).collect()
+        let as_is = |kernel: &Kernel| Ok(kernel.clone());
+        let all = compile_all(&kernels, &isa, threads, &as_is).unwrap();
+        all.into_iter().map(|c| c.bytes).collect()
     };
     assert_eq!(bytes(1), bytes(3));
     check(&kernels);
@@ -511,11 +541,10 @@ fn texts() {
 
 #[test]
 fn what_has_no_code_is_refused() {
-    let wide = walk("wide".into(), &[DType::F32], DType::F32, 8, |_, v| v[0]);
     let exp = walk("exp".into(), &[DType::F32], DType::F32, 4, |b, v| b.op(Op::Exp, &[v[0]]));
     let fma = walk("fma".into(), &[DType::F32; 3], DType::F32, 4, |b, v| b.op(Op::Fma, v));
     let target = Target::parse("cpu:x86-64").unwrap();
-    for kernel in [wide, exp, fma] {
+    for kernel in [exp, fma] {
         let error = compile(&[kernel], &target, Options::default()).map(|_| ()).unwrap_err();
         assert!(matches!(error, CodegenError::Unsupported { .. }), "{error}");
     }
