@@ -7,7 +7,7 @@ use dlc::ir::op::walk::{Case, cases};
 use dlc::ir::op::{Class, Gradient, Tolerance, table};
 
 /// Runs a check on every sample of every row, and fails with all that went wrong.
-fn walk(column: &str, check: impl Fn(&Case) -> Result<(), String>) {
+pub fn walk(column: &str, check: impl Fn(&Case) -> Result<(), String>) {
     let mut failures = vec![];
     let mut seen = 0;
     for row in table() {
