@@ -6,6 +6,6 @@ mod open_dims;
 mod ops;
 mod ops_reference;
 mod random;
-mod targets;
 #[cfg(feature = "cpu")]
 mod session;
+mod targets;

@@ -174,8 +174,7 @@ fn gelu(b: &mut KernelBuilder, x: Val) -> Val {
     let erf = b.op(Op::Erf, &[scaled]);
     let cdf2 = b.op(Op::Add, &[one, erf]);
     let hx = b.op(Op::Mul, &[half, x]);
-    let y = b.op(Op::Mul, &[hx, cdf2]);
-    zero_at_minus_infinity(b, x, y)
+    b.op(Op::Mul, &[hx, cdf2])
 }
 
 fn gelu_tanh(b: &mut KernelBuilder, x: Val) -> Val {

@@ -428,6 +428,9 @@ impl Assembler<'_> {
         }
         let first = sequences.first().or(stacked.first());
         let times = first.map_or(0, |a| self.program.buffer(a.buffer).shape[0]) as u64;
+        if times == 0 {
+            return Ok(Step::Repeat { times, body: Block::default() });
+        }
         let slice = |me: &Self, whole: &Arg| {
             let b = me.program.buffer(whole.buffer);
             let bytes: u64 = b.bytes() / (b.shape[0].max(1) as u64);

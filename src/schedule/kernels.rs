@@ -38,11 +38,47 @@ pub fn work(graph: &Graph, id: NodeId, machine: &Machine) -> Result<Work, OpErro
             })?;
             Ok(of_nest(nest, machine))
         }
-        _ => Err(OpError::new(
+        Class::Sort(spec) => {
+            let x = slot(graph, node.operands()[0]);
+            let build = move |m: &Machine| generate::sort::build("sort", spec, &x, m);
+            Ok(opaque("sort", Box::new(build), moved(graph, id)))
+        }
+        Class::Scatter(spec) => {
+            let [x, i, u] = [0, 1, 2].map(|k| slot(graph, node.operands()[k]));
+            let build = move |m: &Machine| generate::scatter::build("scatter", spec, &x, &i, &u, m);
+            Ok(opaque("scatter", Box::new(build), moved(graph, id)))
+        }
+        Class::Source(_)
+        | Class::Elementwise(_)
+        | Class::Reduce(_)
+        | Class::View(_)
+        | Class::Contract(_)
+        | Class::Window(_)
+        | Class::Gather { .. }
+        | Class::UpdateSlice { .. }
+        | Class::Region(_)
+        | Class::Composite => Err(OpError::new(
             "E0702",
-            format!("`{}` has no kernel on this target", node.op.row.name),
+            format!("`{}` outside a group has no kernel", node.op.row.name),
         )),
     }
+}
+
+fn slot(graph: &Graph, v: Value) -> Slot {
+    let ty = graph.ty(v);
+    let shape = ty.shape.concrete().expect("dimensions are bound before scheduling");
+    Slot { dtype: ty.dtype, shape }
+}
+
+/// Bytes of a node's operands and results.
+fn moved(graph: &Graph, id: NodeId) -> u64 {
+    let node = graph.node(id);
+    let operands = node.operands().iter().map(|v| graph.ty(*v));
+    operands.chain(&node.results).filter_map(|t| t.bytes()).sum()
+}
+
+fn opaque(generator: &'static str, build: Build, bytes: u64) -> Work {
+    Work { key: None, build, generator, flops: bytes, bytes }
 }
 
 fn of_nest(nest: Nest, machine: &Machine) -> Work {

@@ -381,8 +381,13 @@ impl Lowering<'_> {
             let offset = body.push(Scalar::Fn(ScalarFn::Mul, vec![position, dilation]));
             let start =
                 Expr::axis(2 + i).scale(spec.stride[i] as i64).plus(-(spec.pad[i].0 as i64));
+            // Where no element beats the padding, the first one inside is meant.
+            let extents: Vec<i64> = result.iter().map(|&d| d as i64).collect();
+            let first = start.modulo(spec.dilation[i].max(1) as i64, &extents);
             let start = body.push(Scalar::Axis(start));
             let at = body.push(Scalar::Fn(ScalarFn::Add, vec![start, offset]));
+            let first = body.push(Scalar::Axis(first));
+            let at = body.push(Scalar::Fn(ScalarFn::Max, vec![at, first]));
             let stride = body.push(int(inner));
             let scaled = body.push(Scalar::Fn(ScalarFn::Mul, vec![at, stride]));
             sum = Some(match sum {

@@ -8,6 +8,8 @@
 pub mod loops;
 mod pointwise;
 pub mod reduce;
+pub mod scatter;
+pub mod sort;
 mod sweep;
 
 use super::ir::Kernel;
