@@ -207,6 +207,9 @@ def reductions(t):
     for reverse in ["", "_int"]:
         data = x if not reverse else np.arange(12, dtype=np.int64).reshape(3, 4)
         t.add(f"cumsum{reverse}", "cumsum", [data], {"axis": 1}, lambda x: x.cumsum(1))
+    t.add("cumsum_exclusive_reverse", "cumsum", [x],
+          {"axis": 1, "exclusive": True, "reverse": True},
+          lambda x: x[:, ::-1].cumsum(1)[:, ::-1] - x)
     t.add("cumprod", "cumprod", [x], {"axis": 2}, lambda x: x.cumprod(2))
     t.add("var", "var", [x], {"axis": [1], "correction": 1}, lambda x: x.var(1, ddof=1))
 
@@ -221,6 +224,13 @@ def reductions(t):
           lambda x: top(x, 4, False))
     t.add("top_k_axis", "top_k", [row], {"k": 1, "axis": 0},
           lambda x: tuple(v.T for v in top(x.T, 1, True)))
+    t.add("argsort", "argsort", [row], {"axis": 1, "descending": True},
+          lambda x: top(x, 6, True)[1])
+    holes = np.array([[3, NAN, 1, INF, NAN, -INF]], np.float32)
+    t.add("sort_nan", "sort", [holes], {}, (np.array([[-INF, 1, 3, INF, NAN, NAN]]),
+                                            np.array([[5, 2, 0, 3, 1, 4]])), f32=(0, 0))
+    t.add("top_k_nan", "top_k", [holes], {"k": 3}, (np.array([[NAN, NAN, INF]]),
+                                                    np.array([[1, 4, 3]])), f32=(0, 0))
     t.add("sort", "sort", [row], {"axis": -1}, lambda x: top(x, 6, False))
 
 
@@ -253,6 +263,18 @@ def normalizations(t):
     t.add("batch_norm", "batch_norm", [x, weight, bias, mean, var], {"eps": 1e-5}, batch_norm)
     t.add("batch_norm_eps", "batch_norm", [x, weight, bias, mean, var], {"eps": 0.1},
           lambda *a: batch_norm(*a, eps=0.1))
+
+    def in_training(x, weight, bias, mean, var):
+        batch = [x.mean((0, 2, 3)), x.var((0, 2, 3))]
+        unbiased = x.var((0, 2, 3), ddof=1)
+        return (batch_norm(x, weight, bias, *batch), 0.8 * mean + 0.2 * batch[0],
+                0.8 * var + 0.2 * unbiased)
+
+    t.add("batch_norm_training", "batch_norm", [x, weight, bias, mean, var],
+          {"momentum": 0.2, "training": True}, in_training)
+    t.add("instance_norm", "instance_norm", [x, weight, bias], {},
+          lambda x, w, b: np.stack(
+              [batch_norm(i[None], w, b, i.mean((1, 2)), i.var((1, 2)))[0] for i in x]))
 
     def layer_norm(x, weight=None, bias=None, eps=1e-5):
         y = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps)
@@ -473,6 +495,19 @@ def attentions(t):
           lambda q, k, v, m: attend(q, k, v, m))
     t.add("attention_causal_and_mask", "attention", [q, k, v, keep], {"causal": True},
           lambda q, k, v, m: attend(q, k, v, m, causal=True))
+    shared = t.normal(2, 1, 7, 4), t.normal(2, 1, 7, 6)
+    t.add("attention_shared_heads", "attention", [q, *shared, None], {},
+          lambda q, k, v, m: attend(q, k, v))
+    pairs = t.normal(1, 4, 3, 4), t.normal(1, 2, 6, 4), t.normal(1, 2, 6, 4)
+    t.add("attention_grouped_heads", "attention", [*pairs, None], {},
+          lambda q, k, v, m: attend(q, k.repeat(2, 1), v.repeat(2, 1)))
+    for offset in [2, 0, -2]:  # with -2 the first two rows see nothing
+        t.add(f"attention_offset{offset}", "attention", [q, k, v, None, np.int32(offset)],
+              {"causal": True},
+              lambda q, k, v, m, o, offset=offset: attend(q, k, v, causal=True, offset=offset))
+    t.add("attention_logsumexp", "attention", [q, k, v, keep], {"causal": True},
+          lambda q, k, v, m: (None, special.logsumexp(np.where(
+              m & np.tri(5, 7, dtype=bool), q @ np.swapaxes(k, -1, -2) / 2, -INF), -1)))
     t.add("attention_large_scores", "attention", [q * 100, k * 100, v, None], {},
           lambda q, k, v, m: attend(q, k, v), f32=(1e-3, 1e-3))
 
@@ -484,11 +519,12 @@ def views(t):
     x = t.normal(2, 4, 5)
     for mode, name in {"constant": "constant", "edge": "replicate", "reflect": "reflect",
                        "wrap": "circular"}.items():
-        # PyTorch counts pairs from the last axis; here they stand in the order of the axes.
-        t.add(f"pad_{name}", "pad", [x], {"pad": [[0, 0], [1, 2], [3, 1]], "mode": name},
+        t.add(f"pad_{name}", "pad", [x], {"pad": [0, 0, 1, 2, 3, 1], "mode": name},
               lambda x, mode=mode: np.pad(x, [(0, 0), (1, 2), (3, 1)], mode=mode), f32=(0, 0))
-    t.add("pad_value", "pad", [x], {"pad": [[1, 0], [0, 0], [0, 2]], "value": -2.5},
+    t.add("pad_value", "pad", [x], {"pad": [1, 0, 0, 0, 0, 2], "value": -2.5},
           lambda x: np.pad(x, [(1, 0), (0, 0), (0, 2)], constant_values=-2.5), f32=(0, 0))
+    t.add("pad_crop", "pad", [x], {"pad": [0, -1, -2, 1, 1, -3], "value": 7},
+          lambda x: np.pad(x[:1, 2:, :2], [(0, 0), (0, 1), (1, 0)], constant_values=7), f32=(0, 0))
     t.add("transpose", "transpose", [x], {"perm": [2, 0, 1]}, lambda x: x.transpose(2, 0, 1),
           f32=(0, 0))
     t.add("concat", "concat", [x, x[:, :1], x[:, 2:]], {"axis": 1},
@@ -497,6 +533,27 @@ def views(t):
     t.add("roll", "roll", [x], {"shift": 2, "axis": 1}, lambda x: np.roll(x, 2, 1), f32=(0, 0))
     t.add("tril", "tril", [x], {"diagonal": 1}, lambda x: np.tril(x, 1), f32=(0, 0))
     t.add("triu", "triu", [x], {"diagonal": -1}, lambda x: np.triu(x, -1), f32=(0, 0))
+
+    t.add("split", "split", [x], {"parts": 2, "axis": 1}, lambda x: tuple(np.split(x, 2, 1)),
+          f32=(0, 0))
+    t.add("split_extents", "split", [x], {"parts": [1, 3, 1], "axis": -1},
+          lambda x: tuple(np.split(x, [1, 4], -1)), f32=(0, 0))
+    t.add("stack", "stack", [x, x + 1], {"axis": 1}, lambda a, b: np.stack([a, b], 1),
+          f32=(0, 0))
+    t.add("tile", "tile", [x[:, 0]], {"reps": [2, 1, 3]}, lambda x: np.tile(x, [2, 1, 3]),
+          f32=(0, 0))
+    t.add("select", "select", [x], {"index": -2, "axis": 1}, lambda x: x[:, -2], f32=(0, 0))
+    t.add("slice", "slice", [x], {"starts": [1, -4], "ends": [4, -1], "axes": [1, 2],
+                                  "steps": [2, 1]}, lambda x: x[:, 1:4:2, -4:-1], f32=(0, 0))
+    t.add("slice_backwards", "slice", [x], {"starts": [-1], "axes": [2], "steps": [-2]},
+          lambda x: x[:, :, ::-2], f32=(0, 0))
+    for at, start in [(1, 1), (4, 3), (-2, 0)]:  # clamped so that the slice fits
+        t.add(f"dynamic_slice_at{at}", "dynamic_slice", [x, np.int32(at)], {"size": 2, "axis": 2},
+              lambda x, at, start=start: x[:, :, start : start + 2], f32=(0, 0))
+    t.add("split_heads", "split_heads", [t.normal(2, 3, 24)], {"heads": 4, "parts": 3},
+          lambda x: tuple(x.reshape(2, 3, 3, 4, 2).transpose(2, 0, 3, 1, 4)), f32=(0, 0))
+    t.add("merge_heads", "merge_heads", [t.normal(2, 4, 3, 2)], {},
+          lambda x: x.transpose(0, 2, 1, 3).reshape(2, 3, 8), f32=(0, 0))
 
     ids = np.array([[3, 0], [1, 1]], np.int64)
     t.add("gather_whole", "take", [x, ids], {"axis": 1}, lambda x, i: np.take(x, i, 1),
@@ -519,6 +576,23 @@ def views(t):
           lambda x, i, u: scatter(x, i, u, False), f32=(0, 0))
     t.add("scatter_add", "scatter_add", [x, index, updates], {"axis": 1},
           lambda x, i, u: scatter(x, i, u, True))
+
+    for mode, f in {"sum": np.add, "prod": np.multiply, "max": np.maximum,
+                    "min": np.minimum}.items():
+        def combined(x, i, u, f=f):
+            y = x.copy()
+            for at in np.ndindex(i.shape):
+                where = (at[0], i[at], at[2])
+                y[where] = f(y[where], u[at])
+            return y
+
+        t.add(f"scatter_{mode}", "scatter", [x, index, updates], {"axis": 1, "reduce": mode},
+              combined)
+    outside = np.array([[0, 9, -1, 2]], np.int32).T
+    t.add("scatter_out_of_range", "scatter", [x[0, :, :1], outside, updates[0, 0, :4, None]],
+          {"axis": 0}, lambda x, i, u: np.stack([u[0], x[1], u[3], x[3]]), f32=(0, 0))
+    t.add("one_hot", "one_hot", [np.array([2, 0, 5, -1], np.int32)],
+          {"num_classes": 3, "dtype": "f32"}, lambda i: np.float64(i[:, None] == np.arange(3)))
 
     def update(x, part, at):
         y = x.copy()
