@@ -84,7 +84,7 @@ fn graph(case: &Json, tensors: &Weights) -> Result<(Graph, Vec<Tensor>), String>
 fn attr(kind: &AttrKind, value: &Json) -> Result<Attr, String> {
     let whole = |v: &Json| v.as_i64().ok_or(format!("{v} is no integer"));
     Ok(match (kind, value) {
-        (AttrKind::Int, v) => Attr::Int(whole(v)?),
+        (AttrKind::Int | AttrKind::Ints, v @ Json::Number(_)) => Attr::Int(whole(v)?),
         (AttrKind::Float, v) => Attr::Float(number(v)),
         (AttrKind::Bool, Json::Bool(v)) => Attr::Bool(*v),
         (AttrKind::DType, Json::String(s)) => {
