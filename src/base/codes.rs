@@ -165,6 +165,9 @@ codes! {
         "A parameter, a state or an input has a declared type, and the value differs from it.",
         "model m(x: f32[4]) { state s: f32[4] = 0\ns := x[0:2]\nreturn x }",
         "model m(x: f32[4]) { state s: f32[4] = 0\ns := x\nreturn x }";
+    REGION = "E0307", "A region does not fit its op",
+        "The region of `scan`, `cond` or `do` takes or gives values of other types than the op.",
+        "", "";
     CT_KIND = "E0401", "The operator does not take these values",
         "At compile time, arithmetic takes numbers, `and` and `or` take booleans, `+` also joins \
          lists and texts.",

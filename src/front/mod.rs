@@ -8,6 +8,7 @@
 //! text overflows the caller's.
 
 pub mod ast;
+pub mod core;
 mod lex;
 mod lower;
 pub mod parse;
@@ -18,7 +19,9 @@ use crate::base::codes;
 use crate::base::diag::{Diagnostic, Severity, did_you_mean};
 use crate::base::source::SourceMap;
 use crate::ir::graph::DimDecl;
+use crate::ir::{Graph, NodeId};
 
+pub use core::{Constants, is_core};
 pub use lower::{Limits, Lowered, RenameRule, WeightsOf};
 pub use project::Resolver;
 
@@ -30,6 +33,8 @@ use project::{Decl, Project, ROOT};
 pub struct LoadOptions<'a> {
     /// Reads imported files; the path is relative to where the first file's path starts.
     pub resolver: Resolver<'a>,
+    /// Large constants of the core form, by the hash of their content.
+    pub constants: &'a Constants,
     pub limits: Limits,
 }
 
@@ -40,7 +45,8 @@ pub fn no_imports(_: &str) -> Result<String, String> {
 
 impl Default for LoadOptions<'_> {
     fn default() -> Self {
-        LoadOptions { resolver: &no_imports, limits: Limits::default() }
+        static NONE: Constants = Constants::new();
+        LoadOptions { resolver: &no_imports, constants: &NONE, limits: Limits::default() }
     }
 }
 
@@ -58,6 +64,7 @@ pub struct Module {
 #[derive(Debug)]
 enum Content {
     Source(Project),
+    Core(SourceMap, Vec<Graph>),
 }
 
 /// What a file says about one of its models.
@@ -83,6 +90,9 @@ pub struct Loaded {
 pub fn load(name: &str, text: &str, options: &LoadOptions) -> Loaded {
     deep(|| {
         let mut diagnostics = vec![];
+        if core::is_core(text) {
+            return load_core(name, text, options);
+        }
         let project = Project::load(name, text, options.resolver, &mut diagnostics);
         let parsed = !diagnostics.iter().any(|d| d.code.starts_with("E01"));
         if parsed {
@@ -100,6 +110,7 @@ impl Module {
     pub fn sources(&self) -> &SourceMap {
         match &self.content {
             Content::Source(p) => &p.sources,
+            Content::Core(sources, _) => sources,
         }
     }
 
@@ -112,6 +123,7 @@ impl Module {
     pub fn model_names(&self) -> Vec<String> {
         match &self.content {
             Content::Source(p) => p.models(ROOT).map(|m| m.name.text.clone()).collect(),
+            Content::Core(_, graphs) => graphs.iter().map(|g| g.name.to_string()).collect(),
         }
     }
 
@@ -119,8 +131,8 @@ impl Module {
     pub fn info(&self, model: Option<&str>) -> (Option<ModelInfo>, Vec<Diagnostic>) {
         deep(|| {
             let mut diags = vec![];
-            let info = match &self.content {
-                Content::Source(p) => self.pick(p, model, &mut diags).map(|item| {
+            let info = self.pick(model, &mut diags).map(|found| match (&self.content, found) {
+                (Content::Source(p), item) => {
                     let name = p.callable(ROOT, item).name.text.clone();
                     let (inputs, dims) = lower::signature(p, ROOT, item, &mut diags);
                     ModelInfo {
@@ -130,8 +142,22 @@ impl Module {
                         inputs,
                         dims,
                     }
-                }),
-            };
+                }
+                (Content::Core(_, graphs), i) => {
+                    let graph = &graphs[i];
+                    let input = |id: &NodeId| {
+                        let node = graph.node(*id);
+                        (node.op.str("name").to_string(), node.results[0].clone())
+                    };
+                    ModelInfo {
+                        name: graph.name.to_string(),
+                        inputs: graph.inputs.iter().map(input).collect(),
+                        dims: graph.dims.clone(),
+                        weights: None,
+                        has_train: false,
+                    }
+                }
+            });
             (info.filter(|_| !has_errors(&diags)), diags)
         })
     }
@@ -140,12 +166,15 @@ impl Module {
     pub fn lower(&self, model: Option<&str>, training: bool) -> (Option<Lowered>, Vec<Diagnostic>) {
         deep(|| {
             let mut diags = vec![];
-            let lowered = match &self.content {
-                Content::Source(p) => self.pick(p, model, &mut diags).and_then(|item| {
+            let lowered = self.pick(model, &mut diags).and_then(|found| match &self.content {
+                Content::Source(p) => {
                     let mode = Mode { training, limits: self.limits };
-                    lower::lower(p, ROOT, item, mode, &mut diags)
-                }),
-            };
+                    lower::lower(p, ROOT, found, mode, &mut diags)
+                }
+                Content::Core(_, graphs) => {
+                    Some(Lowered { graph: graphs[found].clone(), weights: vec![] })
+                }
+            });
             order(&mut diags);
             (lowered, diags)
         })
@@ -161,37 +190,57 @@ impl Module {
             let mut diags = vec![];
             match &self.content {
                 Content::Source(p) => lower::check_all(p, ROOT, self.limits, &mut diags),
+                Content::Core(..) => {}
             }
             order(&mut diags);
             diags
         })
     }
 
-    /// The item of a model.
-    fn pick(&self, p: &Project, model: Option<&str>, diags: &mut Vec<Diagnostic>) -> Option<usize> {
+    /// The place of a model: its item in a source form, its number in a core form.
+    fn pick(&self, model: Option<&str>, diags: &mut Vec<Diagnostic>) -> Option<usize> {
         if !self.sound {
             return None;
         }
         let names = self.model_names();
         let Some(name) = model.or(names.last().map(String::as_str)) else {
-            let message = format!("`{}` has no model", self.sources().file(p.file(ROOT)).name);
-            diags.push(Diagnostic::error(codes::UNKNOWN_MODEL, None, message));
+            let message = "the file has no model";
+            diags.push(
+                Diagnostic::error(codes::UNKNOWN_MODEL, None, message)
+                    .help("write `model name(x: f32[4]) { return … }`"),
+            );
             return None;
         };
-        match p.unit(ROOT).names.get(name) {
-            Some(Decl::Model(item)) => Some(*item),
-            _ => {
-                let message = format!("there is no model `{name}`");
-                let near = did_you_mean(name, names.iter().map(String::as_str));
-                let help = match near {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => format!("the models are {}", names.join(", ")),
-                };
-                diags.push(Diagnostic::error(codes::UNKNOWN_MODEL, None, message).help(help));
-                None
-            }
+        let found = match &self.content {
+            Content::Source(p) => match p.unit(ROOT).names.get(name) {
+                Some(Decl::Model(item)) => Some(*item),
+                _ => None,
+            },
+            Content::Core(_, graphs) => graphs.iter().position(|g| *g.name == *name),
+        };
+        if found.is_none() {
+            let near = did_you_mean(name, names.iter().map(String::as_str));
+            let help = match near {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("the models are {}", names.join(", ")),
+            };
+            let message = format!("there is no model `{name}`");
+            diags.push(Diagnostic::error(codes::UNKNOWN_MODEL, None, message).help(help));
         }
+        found
     }
+}
+
+fn load_core(name: &str, text: &str, options: &LoadOptions) -> Loaded {
+    let mut sources = SourceMap::default();
+    let file = sources.add(name, text);
+    let mut diagnostics = vec![];
+    let nodes = options.limits.nodes;
+    let graphs = core::parse_core(file, text, options.constants, nodes, &mut diagnostics);
+    let sound = !has_errors(&diagnostics);
+    let content = Content::Core(sources, graphs);
+    let module = Module { content, limits: options.limits, sound, parsed: sound };
+    Loaded { module, diagnostics }
 }
 
 /// Reads and writes out any bytes under small limits; what it finds out is thrown away. For fuzzing:

@@ -53,29 +53,10 @@ pub(crate) fn unescape(quoted: &str) -> String {
     out
 }
 
-/// The inverse of [`unescape`], with the quotes.
-pub fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\t' => out.push_str("\\t"),
-            '\r' => out.push_str("\\r"),
-            '\0' => out.push_str("\\0"),
-            c if c.is_control() => out.push_str(&format!("\\u{{{:x}}}", c as u32)),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::text::quoted;
 
     #[test]
     fn numbers() {
@@ -89,7 +70,7 @@ mod tests {
     #[test]
     fn strings_round_trip() {
         for text in ["", "a b", "\"\\\n\t\r\0", "é\u{1}/layer4/Relu"] {
-            assert_eq!(unescape(&escape(text)), text);
+            assert_eq!(unescape(&quoted(text)), text);
         }
         assert_eq!(unescape("\"\\u{e9}\\u{d800}\""), "é\u{fffd}");
     }
