@@ -202,13 +202,7 @@ impl<'t> Reader<'t> {
     // ---- header and declarations ----------------------------------------------------------------
 
     /// Inputs of a graph or region, in the order of the text.
-    fn inputs(
-        &mut self,
-        graph: &mut Graph,
-        names: &mut Names<'t>,
-        pair: Pair<'t, Rule>,
-        own: Own,
-    ) {
+    fn inputs(&mut self, graph: &mut Graph, names: &mut Names<'t>, pair: Pair<'t, Rule>, own: Own) {
         for input in pair.into_inner() {
             let span = self.span(&input);
             let mut inner = input.into_inner();
