@@ -85,6 +85,24 @@ pub fn save(path: &Path, tensor: &Tensor) -> Result<(), FormatError> {
     crate::base::atomic_file::write(path, &bytes).map_err(|e| FormatError::system("write", path, e))
 }
 
+/// For the fuzzer: reads whatever text comes; what it gives prints as a literal that reads back.
+/// Names of files are left alone.
+pub fn fuzz(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if text.trim_start().starts_with('@') {
+        return;
+    }
+    for wanted in [None, Some(TensorType::of(DType::F32, &[2, 2]))] {
+        let Ok(tensor) = parse(text, wanted.as_ref()) else { continue };
+        if tensor.numel() <= super::show::SHORTEN_BEYOND {
+            let shown = super::show::tensor("", &tensor);
+            let literal = shown.trim_start_matches(": ").replacen(" = ", ":", 1);
+            let again = parse(&literal, wanted.as_ref()).expect("printed values are read");
+            assert_eq!(tensor, again, "printing and reading changes nothing");
+        }
+    }
+}
+
 fn parse_float(token: &str, dtype: DType) -> Result<Vec<u8>, FormatError> {
     let bad = |why: &str| FormatError::literal(token, why);
     if let Some(hex) = token.strip_prefix("0x") {
