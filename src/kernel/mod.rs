@@ -6,6 +6,7 @@ pub mod eval;
 pub mod generate;
 pub mod ir;
 pub mod legalize;
+pub mod math;
 pub mod nest;
 pub mod random;
 mod rebuild;

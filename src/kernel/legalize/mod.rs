@@ -1,7 +1,7 @@
 //! From any CPU kernel to one that an emitter can print instruction by instruction.
 //!
-//! Legalizing changes no bit of a result. Its steps: `math::expand_math` (transcendental functions
-//! as polynomials), [`widen()`] (narrow elements as i32), [`split()`] (vectors as registers).
+//! Legalizing changes no bit of a result. Its steps: [`expand_math`] (transcendental functions
+//! as polynomials, which define these functions), [`widen()`] (narrow elements as i32), [`split()`] (vectors as registers).
 //!
 //! # What an emitter must support
 //! `V` is a vector that fills a register (`vector_bytes`), `L4` and `L8` its lanes of 4 and 8 bytes.
@@ -40,6 +40,7 @@ pub use split::split;
 pub use widen::widen;
 
 use super::ir::Kernel;
+use super::math::expand_math;
 use crate::base::machine::Machine;
 
 /// What the legal form is for one machine.
@@ -75,5 +76,5 @@ pub fn legalize(kernel: &Kernel, machine: &Machine) -> Kernel {
 
 /// The kernel in a given legal form.
 pub fn legalize_to(kernel: &Kernel, form: Form) -> Kernel {
-    split(&widen(kernel), form)
+    split(&widen(&expand_math(kernel)), form)
 }
