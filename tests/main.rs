@@ -10,3 +10,4 @@ mod random;
 #[cfg(feature = "cpu")]
 mod session;
 mod targets;
+mod shapes;

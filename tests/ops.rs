@@ -78,7 +78,7 @@ fn a_wrong_result_is_caught() {
     let mut data = case.own[0].as_slice::<f32>().to_vec();
     data[3] += 0.01;
     let wrong = dlc::base::Tensor::from_slice(case.own[0].shape(), &data);
-    assert!(case.check(&[wrong.clone()]).is_err());
+    assert!(case.check(std::slice::from_ref(&wrong)).is_err());
     assert!(against_reference(&wrong, &case.own[0], &case.exact[0], Tolerance::TIGHT).is_err());
 }
 

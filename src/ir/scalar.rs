@@ -9,10 +9,13 @@ use crate::base::DType;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum ScalarFn {
     // One operand, any number.
+    /// Integers wrap.
     Neg,
+    /// Integers wrap: the least signed integer stays.
     Abs,
+    /// 1 where x > 0, -1 where x < 0, else x itself: a zero of its sign, or NaN.
     Sign,
-    /// `max(x, 0)`; NaN stays.
+    /// 0 where x ≤ 0, else x; NaN stays.
     Relu,
     // One operand, floats (`Floor` … `Trunc` are the identity on integers).
     Floor,
@@ -20,9 +23,11 @@ pub enum ScalarFn {
     /// To the nearest integer, ties to even.
     Round,
     Trunc,
+    /// Rounded correctly.
     Sqrt,
     Rsqrt,
     Reciprocal,
+    // From here to `Softplus`, and `Pow`: f32 within 2 ulp of the exact value, see `scalar_eval`.
     Exp,
     Expm1,
     Log,
@@ -32,11 +37,11 @@ pub enum ScalarFn {
     Tanh,
     Sigmoid,
     Erf,
-    /// `x · Φ(x)`, by erf.
+    /// `x · Φ(x)`, by erf; NaN at -∞ (-∞ · 0).
     Gelu,
     /// `x · (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2`.
     GeluTanh,
-    /// `x · sigmoid(x)`.
+    /// `x · sigmoid(x)`; NaN at -∞ (-∞ · 0).
     Silu,
     /// `log(1 + exp(x))`, stable.
     Softplus,
@@ -46,7 +51,7 @@ pub enum ScalarFn {
     // bool to bool, or the complement of an integer's bits.
     Not,
     /// To another dtype. Float to integer truncates and saturates, NaN gives 0; integers wrap;
-    /// to bool is `x != 0`.
+    /// to bool is `x != 0` (true for NaN). To f16 and bf16 by way of f32, each step to nearest even.
     Cast(DType),
     // Two operands.
     Add,
@@ -56,11 +61,14 @@ pub enum ScalarFn {
     Div,
     /// Rounds towards minus infinity; integers by zero give 0.
     FloorDiv,
-    /// The remainder of `FloorDiv`: has the divisor's sign; integers by zero give 0.
+    /// `x - y · ⌊x / y⌋`, exactly (C's `fmod`, plus y where the signs differ), so that it has the
+    /// divisor's sign and an infinite divisor leaves an x of its sign; integers by zero give 0, floats
+    /// NaN.
     Mod,
-    /// Integers: wrapping; a negative exponent gives 0 (±1 for the bases ±1).
+    /// Integers: wrapping; a negative exponent gives 0 (±1 for the bases ±1). Floats: IEEE 754's
+    /// `pow`.
     Pow,
-    /// Propagates NaN.
+    /// Propagates NaN; of zeros of both signs either one.
     Min,
     /// Propagates NaN.
     Max,
@@ -81,8 +89,9 @@ pub enum ScalarFn {
     Ge,
     // bool, then two of one dtype.
     Where,
-    /// One u32 from two u32 counters and the key in the function: Threefry-2x32 with 20 rounds
-    /// (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), first word.
+    /// One u32 from two u32 counters (first word, second word) and the key in the function:
+    /// Threefry-2x32 with 20 rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
+    /// SC 2011), the first word of the result.
     Random {
         key: [u32; 2],
     },

@@ -1,4 +1,4 @@
-//! Composites that rearrange elements: split, stack, tile, roll, triangles, attention heads.
+//! Composites that rearrange elements: split, stack, select, tile, roll, triangles.
 //!
 //! `eval` computes for each element where it comes from; `expand` says the same in views.
 
@@ -11,14 +11,13 @@ use crate::base::Shape;
 use crate::ir::attr::{AttrKind, Preset};
 
 /// Results are numbered in 16 bits.
-const MOST_PARTS: i64 = 1 << 15;
+pub const MOST_PARTS: i64 = 1 << 15;
 
 const AXIS: AttrSpec =
     attr("axis", AttrKind::Int, Preset::Int(0), "the axis, negative counted from the end");
 
-const fn composite(
+pub const fn composite(
     name: &'static str,
-    operands: &'static [OperandSpec],
     attrs: &'static [AttrSpec],
     infer: fn(&OpCtx) -> Result<Vec<TensorType>, OpError>,
     eval: fn(&EvalCtx) -> Result<Vec<Tensor>, OpError>,
@@ -29,7 +28,7 @@ const fn composite(
     OpRow {
         name,
         doc,
-        operands,
+        operands: X,
         attrs,
         results: &["y"],
         infer,
@@ -47,7 +46,6 @@ pub static ROWS: &[OpRow] = &[
         results: &["part"],
         ..composite(
             "split",
-            X,
             &[
                 attr(
                     "parts",
@@ -64,19 +62,25 @@ pub static ROWS: &[OpRow] = &[
             "Cuts x along an axis into parts, one result each. The inverse of `concat`.",
         )
     },
-    composite(
-        "stack",
-        &[variadic("xs", "at least one, of one type")],
-        &[attr("axis", AttrKind::Int, Preset::Int(0), "where the new axis stands in the result")],
-        infer_stack,
-        eval_stack,
-        expand_stack,
-        stack_samples,
-        "Joins tensors of one type along a new axis.",
-    ),
+    OpRow {
+        operands: &[variadic("xs", "at least one, of one type")],
+        ..composite(
+            "stack",
+            &[attr(
+                "axis",
+                AttrKind::Int,
+                Preset::Int(0),
+                "where the new axis stands in the result",
+            )],
+            infer_stack,
+            eval_stack,
+            expand_stack,
+            stack_samples,
+            "Joins tensors of one type along a new axis.",
+        )
+    },
     composite(
         "tile",
-        X,
         &[attr(
             "reps",
             AttrKind::Ints,
@@ -91,7 +95,6 @@ pub static ROWS: &[OpRow] = &[
     ),
     composite(
         "roll",
-        X,
         &[
             attr("shift", AttrKind::Int, Preset::Required, "by how much towards higher indices"),
             AXIS,
@@ -107,7 +110,6 @@ pub static ROWS: &[OpRow] = &[
     ),
     composite(
         "tril",
-        X,
         &[DIAGONAL],
         infer_triangle,
         |c| eval_triangle(c, |row, column| column <= row),
@@ -117,7 +119,6 @@ pub static ROWS: &[OpRow] = &[
     ),
     composite(
         "triu",
-        X,
         &[DIAGONAL],
         infer_triangle,
         |c| eval_triangle(c, |row, column| column >= row),
@@ -127,7 +128,6 @@ pub static ROWS: &[OpRow] = &[
     ),
     composite(
         "select",
-        X,
         &[attr("index", AttrKind::Int, Preset::Required, "negative counted from the end"), AXIS],
         infer_select,
         eval_select,
@@ -135,40 +135,8 @@ pub static ROWS: &[OpRow] = &[
         select_samples,
         "The part at one index of an axis, without that axis.",
     ),
-    OpRow {
-        results: &["part"],
-        ..composite(
-            "split_heads",
-            &[operand("x", "[…, seq, parts * heads * dim]")],
-            &[
-                attr("heads", AttrKind::Int, Preset::Required, "attention heads"),
-                attr(
-                    "parts",
-                    AttrKind::Int,
-                    Preset::Int(1),
-                    "tensors that lie side by side in the last axis: 3 for queries, keys, values",
-                ),
-            ],
-            infer_split_heads,
-            eval_split_heads,
-            expand_split_heads,
-            head_samples,
-            "To the layout of attention: each part becomes `[…, heads, seq, dim]`, one result each.",
-        )
-    },
-    composite(
-        "merge_heads",
-        &[operand("x", "[…, heads, seq, dim]")],
-        &[],
-        infer_merge,
-        eval_merge,
-        expand_merge,
-        merge_samples,
-        "From the layout of attention back to `[…, seq, heads * dim]`.",
-    ),
     composite(
         "identity",
-        X,
         &[],
         |c| Ok(c.types.to_vec()),
         |c| Ok(c.operands.to_vec()),
@@ -180,7 +148,6 @@ pub static ROWS: &[OpRow] = &[
         gradient: Gradient::Zero("that is what it is for"),
         ..composite(
             "stop_gradient",
-            X,
             &[],
             |c| Ok(c.types.to_vec()),
             |c| Ok(c.operands.to_vec()),
@@ -198,7 +165,7 @@ const DIAGONAL: AttrSpec = attr(
     "which diagonal bounds the triangle: 0 the main one, above it positive",
 );
 
-fn int(name: &'static str, v: i64) -> (&'static str, Attr) {
+pub fn int(name: &'static str, v: i64) -> (&'static str, Attr) {
     (name, Attr::Int(v))
 }
 
@@ -206,7 +173,7 @@ fn one_int(name: &'static str, v: i64) -> (&'static str, Attr) {
     (name, Attr::Ints(vec![v]))
 }
 
-fn dim(d: Option<Dim>) -> Result<Dim, OpError> {
+pub fn dim(d: Option<Dim>) -> Result<Dim, OpError> {
     d.ok_or_else(OpError::overflow)
 }
 
@@ -307,7 +274,7 @@ fn expand_split(b: &mut Builder, c: &ExpandCtx) -> Result<Vec<Value>, OpError> {
 }
 
 /// Element `index` of an axis, in a shape without that axis.
-fn take_part(
+pub fn take_part(
     b: &mut Builder,
     x: Value,
     axis: usize,
@@ -502,96 +469,6 @@ fn expand_triangle(b: &mut Builder, c: &ExpandCtx, inside: &str) -> Result<Vec<V
     Ok(vec![b.op("where", &[keep, c.operands[0], zero], &[])?])
 }
 
-// ---- Heads -------------------------------------------------------------------------------------
-
-/// Extent of one head.
-fn head_dim(c: &Op, x: &TensorType) -> Result<Dim, OpError> {
-    expect_rank(c, "x", x, 2)?;
-    let (heads, parts) = (c.int("heads"), c.int("parts"));
-    let bad = !(1..=MOST_PARTS).contains(&parts) || !(1..=i64::from(u32::MAX)).contains(&heads);
-    if bad {
-        return Err(OpError::attr(format!("`split_heads` into {parts} parts of {heads} heads")));
-    }
-    let last = &x.shape.0[x.rank() - 1];
-    last.div_exact(&Dim::Const(heads * parts)).ok_or_else(|| {
-        OpError::shape(format!(
-            "`split_heads`: the last axis, of extent {last}, does not divide into {parts} × {heads} heads"
-        ))
-        .note(format!("`x` is {x}"))
-    })
-}
-
-fn infer_split_heads(c: &OpCtx) -> Result<Vec<TensorType>, OpError> {
-    let x = &c.types[0];
-    let d = head_dim(c.op, x)?;
-    let (lead, rank) = (&x.shape.0[..x.rank() - 2], x.rank());
-    let tail = [Dim::Const(c.op.int("heads")), x.shape.0[rank - 2].clone(), d];
-    let part = TensorType::new(x.dtype, Shape([lead, &tail].concat()));
-    Ok(vec![part; c.op.int("parts") as usize])
-}
-
-fn eval_split_heads(c: &EvalCtx) -> Result<Vec<Tensor>, OpError> {
-    let x = &c.operands[0];
-    let part = |p: usize| {
-        let shape = c.result_shape(p);
-        let rank = shape.len();
-        let (heads, d) = (shape[rank - 3], shape[rank - 1]);
-        copy_by(x, &shape, |at| {
-            let column = (p * heads + at[rank - 3]) * d + at[rank - 1];
-            let from = [&at[..rank - 3], &[at[rank - 2], column]].concat();
-            offset(x.shape(), &from)
-        })
-    };
-    Ok((0..c.results.len()).map(part).collect())
-}
-
-/// `[…, seq, parts · heads · dim]` → `[…, seq, parts, heads, dim]` → a part → heads before seq.
-fn expand_split_heads(b: &mut Builder, c: &ExpandCtx) -> Result<Vec<Value>, OpError> {
-    let x = &c.types[0];
-    let d = head_dim(c.op, x)?;
-    let (heads, parts) = (Dim::Const(c.op.int("heads")), c.op.int("parts"));
-    let lead = &x.shape.0[..x.rank() - 1];
-    let one = Shape([lead, &[heads.clone(), d.clone()]].concat());
-    let all = Shape([lead, &[Dim::Const(parts), heads, d]].concat());
-    let apart = b.reshape(c.operands[0], if parts == 1 { &one } else { &all })?;
-    (0..parts as usize)
-        .map(|p| {
-            let part = if parts == 1 { apart } else { take_part(b, apart, lead.len(), p, &one)? };
-            swap_before_last(b, part)
-        })
-        .collect()
-}
-
-/// Axes -3 and -2 change places.
-fn swap_before_last(b: &mut Builder, x: Value) -> Result<Value, OpError> {
-    let n = b.ty(x).rank() as i64;
-    let perm = (0..n - 3).chain([n - 2, n - 3, n - 1]).collect();
-    b.op("transpose", &[x], &[("perm", Attr::Ints(perm))])
-}
-
-fn infer_merge(c: &OpCtx) -> Result<Vec<TensorType>, OpError> {
-    let x = &c.types[0];
-    expect_rank(c.op, "x", x, 3)?;
-    let (lead, tail) = x.shape.0.split_at(x.rank() - 3);
-    let width = dim(tail[0].mul(&tail[2]))?;
-    Ok(vec![TensorType::new(x.dtype, Shape([lead, &[tail[1].clone(), width]].concat()))])
-}
-
-fn eval_merge(c: &EvalCtx) -> Result<Vec<Tensor>, OpError> {
-    let x = &c.operands[0];
-    let d = x.shape()[x.rank() - 1];
-    let from = |at: &[usize]| {
-        let (lead, tail) = at.split_at(at.len() - 2);
-        offset(x.shape(), &[lead, &[tail[1] / d, tail[0], tail[1] % d]].concat())
-    };
-    Ok(vec![copy_by(x, &c.result_shape(0), from)])
-}
-
-fn expand_merge(b: &mut Builder, c: &ExpandCtx) -> Result<Vec<Value>, OpError> {
-    let x = swap_before_last(b, c.operands[0])?;
-    Ok(vec![b.reshape(x, &c.results[0].shape)?])
-}
-
 // ---- Samples -----------------------------------------------------------------------------------
 
 fn split_samples() -> Vec<Sample> {
@@ -649,17 +526,4 @@ fn select_samples() -> Vec<Sample> {
         sample(vec![f32s(&[3, 4, 2], 1)], vec![int("index", -1), int("axis", 1)]),
         sample(vec![f32s(&[3], 1)], vec![int("index", 0)]),
     ]
-}
-
-fn head_samples() -> Vec<Sample> {
-    let split = |h, p| vec![int("heads", h), int("parts", p)];
-    vec![
-        sample(vec![f32s(&[2, 5, 24], 1)], split(2, 3)),
-        sample(vec![f32s(&[5, 12], 1)], split(3, 1)),
-        sample(vec![f32s(&[2, 3, 1, 8], 1)], split(1, 2)),
-    ]
-}
-
-fn merge_samples() -> Vec<Sample> {
-    vec![sample(vec![f32s(&[2, 3, 5, 4], 1)], vec![]), sample(vec![f32s(&[3, 1, 4], 1)], vec![])]
 }

@@ -21,6 +21,7 @@ mod cumulative;
 pub mod dropout;
 pub mod elementwise;
 mod fill;
+mod heads;
 pub mod index;
 mod index_eval;
 pub mod norm;
@@ -30,6 +31,7 @@ pub mod random;
 pub mod reduce;
 pub mod region;
 pub mod sample;
+mod slice;
 pub mod softmax;
 pub mod sort;
 mod source;
@@ -370,8 +372,10 @@ static FILES: &[&[OpRow]] = &[
     reduce::ROWS,
     statistic::ROWS,
     view::ROWS,
+    slice::ROWS,
     pad::ROWS,
     arrange::ROWS,
+    heads::ROWS,
     fill::ROWS,
     random::ROWS,
     cumulative::ROWS,

@@ -113,6 +113,10 @@ fn widths(op: &Op, x: &TensorType) -> Result<Vec<(i64, i64)>, OpError> {
             "give two for each axis, from the first axis on: [before, after, before, after, …]",
         ));
     }
+    // Far beyond any memory, and far from where index arithmetic overflows.
+    if pad.iter().any(|w| w.unsigned_abs() > 1 << 48) {
+        return Err(OpError::overflow());
+    }
     Ok(pad.chunks(2).map(|w| (w[0], w[1])).collect())
 }
 
