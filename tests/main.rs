@@ -9,5 +9,5 @@ mod ops_reference;
 mod random;
 #[cfg(feature = "cpu")]
 mod session;
-mod targets;
 mod shapes;
+mod targets;

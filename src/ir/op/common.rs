@@ -52,10 +52,13 @@ pub fn check_operands(op: &Op, count: usize) -> Result<(), OpError> {
     }
     match count == fixed || more && count > fixed {
         true => Ok(()),
-        false => Err(OpError::new(
-            "E0305",
-            format!("`{}` takes {fixed} operands here, not {count}", op.row.name),
-        )),
+        false => {
+            let names: Vec<String> =
+                op.row.operands.iter().map(|o| format!("`{}`", o.name)).collect();
+            let (name, names) = (op.row.name, names.join(", "));
+            let message = format!("`{name}` of {names} here takes {fixed} of them, not {count}");
+            Err(OpError::new("E0305", message))
+        }
     }
 }
 
