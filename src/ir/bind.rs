@@ -89,14 +89,7 @@ impl Graph {
     fn inferred(&self, id: NodeId) -> Result<Vec<TensorType>, OpError> {
         let node = self.node(id);
         let types = self.op_types(id);
-        let ctx = OpCtx { op: &node.op, types: &types, regions: &node.regions };
-        let results = (node.op.row.infer)(&ctx)?;
-        let negative =
-            |t: &&TensorType| t.shape.dims().iter().any(|d| d.as_const().is_some_and(|v| v < 0));
-        match results.iter().find(negative) {
-            Some(t) => Err(OpError::shape(format!("`{}` would be {t}", node.op.row.name))),
-            None => Ok(results),
-        }
+        OpCtx { op: &node.op, types: &types, regions: &node.regions }.infer()
     }
 }
 

@@ -29,7 +29,7 @@ impl<'g> Builder<'g> {
     ) -> Result<NodeId, OpError> {
         op::common::check_operands(&op, operands.len())?;
         let types: Vec<TensorType> = operands.iter().map(|v| self.graph.ty(*v).clone()).collect();
-        let results = (op.row.infer)(&OpCtx { op: &op, types: &types, regions: &regions })?;
+        let results = OpCtx { op: &op, types: &types, regions: &regions }.infer()?;
         let mut node = Node::new(op, operands, results);
         node.regions = regions;
         node.loc = self.loc.clone();

@@ -339,7 +339,7 @@ impl Generator<'_> {
         }
         let types: Vec<TensorType> = operands.iter().map(|v| self.graph.ty(*v).clone()).collect();
         let ctx = OpCtx { op: &op, types: &types, regions: &regions };
-        let results = (op.row.infer)(&ctx).ok()?;
+        let results = ctx.infer().ok()?;
         for t in &results {
             if t.shape.numel()?.as_extent()? > self.limits.numel {
                 return None;

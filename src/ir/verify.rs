@@ -193,7 +193,7 @@ impl Verifier<'_> {
         let node = self.graph.node(id);
         let types = self.graph.op_types(id);
         let ctx = OpCtx { op: &node.op, types: &types, regions: &node.regions };
-        match (node.op.row.infer)(&ctx) {
+        match ctx.infer() {
             Ok(inferred) if inferred == node.results => {}
             Ok(inferred) => {
                 let (is, be) = (list(&node.results), list(&inferred));

@@ -356,16 +356,11 @@ fn contract_typed<T: Number>(
 
 /// `acc[j] += scale[j · step_s] · row[j · step_r]`.
 fn add_scaled<T: Number>(acc: &mut [T], scale: &[T], step_s: usize, row: &[T], step_r: usize) {
-    match (step_s, step_r) {
-        (0, 1) => {
-            let s = scale[0];
-            acc.iter_mut().zip(row).for_each(|(a, r)| *a = a.plus(s.times(*r)));
-        }
-        _ => {
-            for (j, a) in acc.iter_mut().enumerate() {
-                *a = a.plus(scale[j * step_s].times(row[j * step_r]));
-            }
-        }
+    if step_s == 0 && step_r > 0 {
+        return T::add_scaled(acc, scale[0], row, step_r);
+    }
+    for (j, a) in acc.iter_mut().enumerate() {
+        *a = a.plus(scale[j * step_s].times(row[j * step_r]));
     }
 }
 
@@ -453,6 +448,16 @@ mod tests {
         assert_eq!(infer("matmul", &twice, &[x.clone(), x.clone()]).unwrap(), "f32[b, n, n]");
         let other = f32_of(&[n, Dim::Const(8), Dim::Const(3)]);
         assert!(infer("matmul", &[], &[x, other]).is_err(), "b does not broadcast against n");
+    }
+
+    #[test]
+    fn a_result_too_large_to_count_is_refused() {
+        let mut graph = Graph::new("large");
+        let mut b = Builder::new(&mut graph);
+        let side = 1 << 40;
+        let column = b.input("x", TensorType::of(DType::F32, &[side, 1]));
+        let row = b.input("y", TensorType::of(DType::F32, &[1, side]));
+        assert_eq!(b.bin("matmul", column, row).unwrap_err().code, "E0304");
     }
 
     #[test]

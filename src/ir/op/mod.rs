@@ -288,6 +288,26 @@ impl<'a> OpCtx<'a> {
     }
 }
 
+impl OpCtx<'_> {
+    /// The results' types by the row. They can exist: no extent is negative, and the bytes of each
+    /// can be counted.
+    pub fn infer(&self) -> Result<Vec<TensorType>, OpError> {
+        let results = (self.op.row.infer)(self)?;
+        for t in &results {
+            let negative = |d: &Dim| d.as_const().is_some_and(|v| v < 0);
+            if t.shape.dims().iter().any(negative) {
+                return Err(OpError::shape(format!("`{}` would be {t}", self.op.row.name)));
+            }
+            let count = t.shape.numel().ok_or_else(OpError::overflow)?;
+            let bytes = count.mul(&Dim::from(t.dtype.bytes())).ok_or_else(OpError::overflow)?;
+            if bytes.as_const().is_some_and(|n| isize::try_from(n).is_err()) {
+                return Err(OpError::overflow());
+            }
+        }
+        Ok(results)
+    }
+}
+
 /// What an expansion is given.
 pub struct ExpandCtx<'a> {
     pub op: &'a Op,

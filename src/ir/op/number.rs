@@ -16,6 +16,9 @@ pub(super) trait Number: Element + PartialOrd + Default {
     fn plus(self, other: Self) -> Self;
     fn times(self, other: Self) -> Self;
     fn is_nan(self) -> bool;
+    /// `acc[i] += factor · x[i · step]`: the innermost loop of every contraction and convolution,
+    /// written with indices and plain operators so that builds without optimization run it too.
+    fn add_scaled(acc: &mut [Self], factor: Self, x: &[Self], step: usize);
 }
 
 macro_rules! numbers {
@@ -25,6 +28,22 @@ macro_rules! numbers {
         fn plus(self, other: Self) -> Self { self + other }
         fn times(self, other: Self) -> Self { self * other }
         fn is_nan(self) -> bool { <$t>::is_nan(self) }
+        fn add_scaled(acc: &mut [Self], factor: Self, x: &[Self], step: usize) {
+            let (mut i, mut at, n) = (0, 0, acc.len());
+            if step == 1 {
+                let x = &x[..n];
+                while i < n {
+                    acc[i] += factor * x[i];
+                    i += 1;
+                }
+                return;
+            }
+            while i < n {
+                acc[i] += factor * x[at];
+                i += 1;
+                at += step;
+            }
+        }
     })* };
     (int $($t:ty),*) => { $(impl Number for $t {
         const ONE: Self = 1;
@@ -32,6 +51,11 @@ macro_rules! numbers {
         fn plus(self, other: Self) -> Self { self.wrapping_add(other) }
         fn times(self, other: Self) -> Self { self.wrapping_mul(other) }
         fn is_nan(self) -> bool { false }
+        fn add_scaled(acc: &mut [Self], factor: Self, x: &[Self], step: usize) {
+            for (a, x) in acc.iter_mut().zip(x.iter().step_by(step.max(1))) {
+                *a = a.wrapping_add(factor.wrapping_mul(*x));
+            }
+        }
     })* };
 }
 numbers!(float f32, f64);

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::number::{Number, Real, widen, with_number, with_real};
+use super::number::{Number, Real, walk, widen, with_number, with_real};
 use super::*;
 use crate::ir::scalar_eval::convert;
 
@@ -56,14 +56,16 @@ impl Window3 {
         o * self.stride[axis] + k * self.dilation[axis] - self.pad[axis]
     }
 
-    /// Calls `visit` with the flat index of each element inside of the window of result `o`.
-    fn visit(&self, o: [usize; 3], mut visit: impl FnMut(usize)) {
+    /// Calls `visit` with each element inside of the window of result `o`: its flat position in the
+    /// window, and in the operand.
+    fn visit(&self, o: [usize; 3], mut visit: impl FnMut(usize, usize)) {
         let [ks0, ks1, ks2] = [0, 1, 2].map(|axis| self.inside(axis, o[axis]));
         for k0 in ks0 {
             for k1 in ks1.clone() {
                 let row = self.at(0, o[0], k0) * self.input[1] + self.at(1, o[1], k1);
                 for k2 in ks2.clone() {
-                    visit(row * self.input[2] + self.at(2, o[2], k2));
+                    let tap = (k0 * self.kernel[1] + k1) * self.kernel[2] + k2;
+                    visit(tap, row * self.input[2] + self.at(2, o[2], k2));
                 }
             }
         }
@@ -91,65 +93,60 @@ pub(super) fn conv(
     shape: &[usize],
 ) -> Tensor {
     let WindowKind::Conv { groups } = spec.kind else { unreachable!("this is a convolution") };
-    let mut window = Window3::new(spec, x.shape(), shape);
-    let points = [window.kernel, window.stride].concat().iter().all(|v| *v == 1);
-    if points && spec.pad.iter().all(|p| *p == (0, 0)) {
-        // Pointwise: all spatial axes are one long row.
-        window.input = [1, 1, volume(&window.input)];
-        window.output = window.input;
-    }
+    let window = Window3::new(spec, x.shape(), shape);
     let (dtype, wide_x, wide_w) = (x.dtype(), widen(x), widen(weight));
     let bias = bias.map(widen);
-    let (channels, per_group) = (x.shape()[1], weight.shape()[1]);
     let y = with_number!(dtype, T => {
-        let (x, w) = (wide_x.as_slice::<T>(), wide_w.as_slice::<T>());
         let bias = bias.as_ref().map(|b| b.as_slice::<T>());
-        let (image, taps) = (volume(&window.input), volume(&window.kernel));
-        let plane = volume(&window.output);
-        let mut y = vec![T::default(); volume(shape)];
-        for (i, sums) in y.chunks_mut(plane.max(1)).enumerate() {
-            let (n, o) = (i / shape[1], i % shape[1]);
-            let group = o / (shape[1] / groups);
-            for c in 0..per_group {
-                let x = &x[(n * channels + group * per_group + c) * image..][..image];
-                let w = &w[(o * per_group + c) * taps..][..taps];
-                add_channel(&window, sums, x, w);
-            }
-            if let Some(bias) = bias {
-                sums.iter_mut().for_each(|s| *s = s.plus(bias[o]));
-            }
-        }
-        Tensor::from_slice(shape, &y)
+        let (x, w) = (wide_x.as_slice::<T>(), wide_w.as_slice::<T>());
+        Tensor::from_slice(shape, &conv_typed(&window, x, w, bias, shape, weight.shape(), groups))
     });
     convert(&y, dtype)
 }
 
-/// Adds one channel's products, kernel position by kernel position, to a plane of sums.
-fn add_channel<T: Number>(window: &Window3, sums: &mut [T], x: &[T], w: &[T]) {
-    let [k0s, k1s, k2s] = window.kernel;
-    for (tap, &w) in w.iter().enumerate() {
-        let k = [tap / (k1s * k2s), tap / k2s % k1s, tap % k2s];
-        debug_assert!(k[0] < k0s);
-        let columns = window.results(2, k[2]);
-        if columns.is_empty() {
-            continue;
-        }
-        let first = window.at(2, columns.start, k[2]);
-        for o0 in window.results(0, k[0]) {
-            for o1 in window.results(1, k[1]) {
-                let row = window.at(0, o0, k[0]) * window.input[1] + window.at(1, o1, k[1]);
-                let x = &x[row * window.input[2] + first..];
-                let out = (o0 * window.output[1] + o1) * window.output[2];
-                let sums = &mut sums[out + columns.start..out + columns.end];
-                if window.stride[2] == 1 {
-                    sums.iter_mut().zip(x).for_each(|(s, x)| *s = s.plus(w.times(*x)));
-                } else {
-                    let x = x.iter().step_by(window.stride[2]);
-                    sums.iter_mut().zip(x).for_each(|(s, x)| *s = s.plus(w.times(*x)));
+/// One result position after the other, all output channels of a group at once: the innermost loop
+/// runs over channels, whose weights lie side by side.
+fn conv_typed<T: Number>(
+    window: &Window3,
+    x: &[T],
+    weight: &[T],
+    bias: Option<&[T]>,
+    shape: &[usize],
+    weight_shape: &[usize],
+    groups: usize,
+) -> Vec<T> {
+    let (of_x, of_y) = (weight_shape[1], shape[1] / groups);
+    let (image, taps) = (volume(&window.input), volume(&window.kernel));
+    let plane = volume(&window.output);
+    let mut y = vec![T::default(); volume(shape)];
+    // [O, C / g, taps] → [g, C / g, taps, O / g].
+    let mut packed = Vec::with_capacity(weight.len());
+    let rows = of_x * taps;
+    walk(&[groups, rows, of_y], [&[of_y * rows, 1, rows]], |[at]| packed.push(weight[at]));
+    let mut sums = vec![T::default(); of_y];
+    for (n, group) in (0..shape[0]).flat_map(|n| (0..groups).map(move |g| (n, g))) {
+        let x = &x[(n * groups + group) * of_x * image..][..of_x * image];
+        let weight = &packed[group * rows * of_y..][..rows * of_y];
+        let y = &mut y[(n * groups + group) * of_y * plane..][..of_y * plane];
+        let mut position = 0;
+        window.each_result(|o| {
+            let mut inside = Vec::with_capacity(taps);
+            window.visit(o, |tap, at| inside.push((tap, at)));
+            sums.fill(T::default());
+            for c in 0..of_x {
+                for (tap, at) in &inside {
+                    let weight = &weight[(c * taps + tap) * of_y..][..of_y];
+                    T::add_scaled(&mut sums, x[c * image + at], weight, 1);
                 }
             }
-        }
+            for (i, sum) in sums.iter().enumerate() {
+                let bias = bias.map(|b| b[group * of_y + i]);
+                y[i * plane + position] = bias.map_or(*sum, |b| sum.plus(b));
+            }
+            position += 1;
+        });
     }
+    y
 }
 
 /// The maxima and their indices.
@@ -164,7 +161,7 @@ pub(super) fn max_pool(spec: &WindowSpec, x: &Tensor, shape: &[usize]) -> Vec<Te
             let x = &wide.as_slice::<T>()[n * image..][..image];
             window.each_result(|o| {
                 let mut best: Option<usize> = None;
-                window.visit(o, |i| {
+                window.visit(o, |_, i| {
                     let wins = best.is_none_or(|b| !x[b].is_nan() && (x[i].is_nan() || x[i] > x[b]));
                     if wins {
                         best = Some(i);
@@ -191,7 +188,7 @@ pub(super) fn avg_pool(spec: &WindowSpec, x: &Tensor, shape: &[usize]) -> Tensor
             let x = &wide.as_slice::<T>()[n * image..][..image];
             window.each_result(|o| {
                 let (mut sum, mut count) = (T::default(), 0usize);
-                window.visit(o, |i| {
+                window.visit(o, |_, i| {
                     sum = sum.plus(x[i]);
                     count += 1;
                 });
