@@ -8,6 +8,7 @@ use dlc::ir::print::print_graph;
 use dlc::ir::random::{Limits, RandomGraph, random_graph};
 use dlc::ir::shrink::shrink;
 use dlc::pass::{Control, Settings, Step, TABLE, run};
+use dlc::pipeline::{Level, graph_passes, lower_passes};
 
 /// How many graphs each test looks at.
 fn count(default: u64) -> u64 {
@@ -19,8 +20,12 @@ fn differs(r: &RandomGraph, steps: &[Step], strict: bool) -> Option<String> {
     let settings = Settings { strict, ..Settings::default() };
     let control = Control { settings, verify_each: true, ..Control::default() };
     let mut graph = r.graph.clone();
-    if let Err(failure) = run(&mut graph, steps, &control, &mut |_, _| {}) {
-        return Some(failure.to_string());
+    let stats = match run(&mut graph, steps, &control, &mut |_, _| {}) {
+        Ok(stats) => stats,
+        Err(failure) => return Some(failure.to_string()),
+    };
+    if stats.iter().all(|s| s.rewrites == 0) {
+        return None;
     }
     let expected = match r.expected() {
         Ok(expected) => expected,
@@ -33,22 +38,20 @@ fn differs(r: &RandomGraph, steps: &[Step], strict: bool) -> Option<String> {
     .map(|e| format!("{e}\nafter: {}", print_graph(&graph).text))
 }
 
-fn check(steps: &[Step], strict: bool, seeds: std::ops::Range<u64>) {
-    for seed in seeds {
-        let r = random_graph(seed, &Limits::default());
-        if differs(&r, steps, strict).is_some() {
-            let small = shrink(r, &mut |r| differs(r, steps, strict).is_some(), 400);
-            let why = differs(&small, steps, strict).unwrap_or_default();
-            let text = print_graph(&small.graph).text;
-            panic!("seed {seed}, {steps:?}, strict {strict}: {text}\n{why}");
-        }
+fn check(r: &RandomGraph, steps: &[Step], strict: bool) {
+    if differs(r, steps, strict).is_some() {
+        let small = shrink(r.clone(), &mut |r| differs(r, steps, strict).is_some(), 400);
+        let why = differs(&small, steps, strict).unwrap_or_default();
+        let (name, text) = (&r.graph.name, print_graph(&small.graph).text);
+        panic!("{name}, {steps:?}, strict {strict}: {text}\n{why}");
     }
 }
 
 #[test]
 fn each_pass_keeps_results() {
-    for row in TABLE {
-        check(&[Step::Pass(row.name)], false, 0..count(40));
+    for seed in 0..count(40) {
+        let r = random_graph(seed, &Limits::default());
+        TABLE.iter().for_each(|row| check(&r, &[Step::Pass(row.name)], false));
     }
 }
 
@@ -56,6 +59,20 @@ fn each_pass_keeps_results() {
 fn all_passes_keep_results() {
     let names: Vec<&'static str> = TABLE.iter().map(|row| row.name).collect();
     let steps = [Step::Repeat(names.leak(), 3)];
-    check(&steps, false, 1000..1000 + count(60));
-    check(&steps, true, 2000..2000 + count(60));
+    for seed in 1000..1000 + count(60) {
+        let r = random_graph(seed, &Limits::default());
+        check(&r, &steps, false);
+        check(&r, &steps, true);
+    }
+}
+
+#[test]
+fn every_level_keeps_results() {
+    for seed in 3000..3000 + count(40) {
+        let r = random_graph(seed, &Limits::default());
+        for level in [Level::O0, Level::O1, Level::O2, Level::O3] {
+            let steps = [graph_passes(level), lower_passes(level)].concat();
+            check(&r, &steps, level == Level::O1);
+        }
+    }
 }

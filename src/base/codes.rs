@@ -168,6 +168,21 @@ codes! {
     REGION = "E0307", "A region does not fit its op",
         "The region of `scan`, `cond` or `do` takes or gives values of other types than the op.",
         "", "";
+    UNKNOWN_DIM = "E0310", "There is no such dimension",
+        "A binding names an open dimension of the model: one that its inputs mention.",
+        "", "";
+    DIM_RANGE = "E0311", "A dimension is out of its range",
+        "`dim n in 1..=64` bounds what a dimension may be; both ends are included.",
+        "", "";
+    INPUT_SHAPE = "E0312", "An input has another shape",
+        "The shapes of all inputs must fit the model's types with one value for each dimension.",
+        "", "";
+    OPEN_DIM = "E0313", "A dimension is open",
+        "No input determines it, so it must be set.",
+        "", "";
+    DEEP_COMPOSITES = "E0390", "Composites nest too deeply",
+        "The definition of an op leads back to itself: a bug of dlc.",
+        "", "";
     CT_KIND = "E0401", "The operator does not take these values",
         "At compile time, arithmetic takes numbers, `and` and `or` take booleans, `+` also joins \
          lists and texts.",

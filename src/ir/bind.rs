@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::attr::Attr;
 use super::graph::{DimDecl, Graph, NodeId};
 use super::op::{OpCtx, OpError};
+use crate::base::codes;
 use crate::base::diag::did_you_mean;
 use crate::base::{Bindings, Dim, Symbol, TensorType};
 
@@ -98,7 +99,8 @@ fn check_values(open: &[DimDecl], dims: &Bindings) -> Vec<OpError> {
     let mut errors = vec![];
     for (symbol, value) in dims {
         let Some(d) = open.iter().find(|d| d.symbol == *symbol) else {
-            let error = OpError::new("E0310", format!("there is no open dimension `{symbol}`"));
+            let error =
+                OpError::new(codes::UNKNOWN_DIM, format!("there is no open dimension `{symbol}`"));
             let names = || open.iter().map(|d| &*d.symbol.0);
             errors.push(match did_you_mean(&symbol.0, names()) {
                 Some(near) => error.help(format!("did you mean `{near}`?")),
@@ -113,7 +115,9 @@ fn check_values(open: &[DimDecl], dims: &Bindings) -> Vec<OpError> {
                 None => format!("at least {}", d.low),
             };
             let message = format!("dimension `{symbol}` is {value}, out of its range");
-            errors.push(OpError::new("E0311", message).note(format!("`{symbol}` is {range}")));
+            errors.push(
+                OpError::new(codes::DIM_RANGE, message).note(format!("`{symbol}` is {range}")),
+            );
         }
     }
     errors
@@ -143,7 +147,7 @@ pub fn solve(
             let message =
                 format!("input `{name}` has {} axes, the model takes {}", shape.len(), ty.rank());
             let note = format!("`{name}` is {ty}, given was {}", crate::base::Shape::of(shape));
-            errors.push(OpError::new("E0312", message).note(note));
+            errors.push(OpError::new(codes::INPUT_SHAPE, message).note(note));
             continue;
         }
         for (axis, (dim, extent)) in ty.shape.dims().iter().zip(shape).enumerate() {
@@ -179,7 +183,7 @@ pub fn solve(
     for d in missing {
         let message = format!("no input determines the dimension `{}`", d.symbol);
         let help = format!("set it: `--set {}=…`", d.symbol);
-        errors.push(OpError::new("E0313", message).help(help));
+        errors.push(OpError::new(codes::OPEN_DIM, message).help(help));
     }
     errors.extend(check_values(&open, &found));
     if errors.is_empty() { Ok(found) } else { Err(errors) }
@@ -224,7 +228,7 @@ impl Equation<'_> {
         let Equation { input, axis, dim, extent } = self;
         let message =
             format!("axis {axis} of input `{input}` has {extent} elements, expected {bound}");
-        let mut error = OpError::new("E0312", message);
+        let mut error = OpError::new(codes::INPUT_SHAPE, message);
         let mut symbols = vec![];
         dim.symbols(&mut symbols);
         symbols.dedup();

@@ -253,23 +253,32 @@ impl Graph {
     /// Returns old id → new id. Regions are graphs of their own and stay as they are.
     pub fn compact(&mut self) -> BTreeMap<NodeId, NodeId> {
         let order = self.canonical_order();
-        let map: BTreeMap<NodeId, NodeId> =
-            order.iter().enumerate().map(|(i, id)| (*id, NodeId(i as u32))).collect();
-        let at = |v: Value| Value { node: map[&v.node], result: v.result };
+        // In order already: nothing moves.
+        if !order.iter().enumerate().all(|(i, id)| id.0 as usize == i) {
+            self.renumber(&order);
+        }
+        order.into_iter().enumerate().map(|(i, id)| (id, NodeId(i as u32))).collect()
+    }
+
+    /// The nodes in this order get the ids 0..n.
+    fn renumber(&mut self, order: &[NodeId]) {
+        let mut map = vec![NodeId(u32::MAX); self.id_bound()];
+        for (i, id) in order.iter().enumerate() {
+            map[id.0 as usize] = NodeId(i as u32);
+        }
+        let at = |id: &mut NodeId| *id = map[id.0 as usize];
         let mut nodes = self.take_nodes();
-        for id in &order {
+        for id in order {
             let mut node = nodes[id.0 as usize].take().expect("every node is visited once");
-            for v in &mut node.operands {
-                *v = at(*v);
-            }
+            node.operands.iter_mut().for_each(|v| at(&mut v.node));
             self.add(node);
         }
-        self.inputs.iter_mut().chain(&mut self.params).for_each(|id| *id = map[id]);
-        for s in &mut self.states {
-            *s = StatePair { node: map[&s.node], next: at(s.next) };
-        }
-        self.outputs.iter_mut().for_each(|o| o.value = at(o.value));
-        map
+        self.inputs.iter_mut().chain(&mut self.params).for_each(at);
+        self.states.iter_mut().for_each(|s| {
+            at(&mut s.node);
+            at(&mut s.next.node);
+        });
+        self.outputs.iter_mut().for_each(|o| at(&mut o.value.node));
     }
 
     /// Takes all nodes out, by id; the signature stays and must be mapped by the caller. This, and

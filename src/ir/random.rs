@@ -11,6 +11,8 @@
 //! the rounding of a computed number, the difference of two large ones) is not taken. So whoever
 //! computes such a graph within the tolerances gets the same integers, and floats nearby.
 
+use std::sync::LazyLock;
+
 use super::attr::{Attr, AttrKind};
 use super::eval::{Env, EvalCtx, Precision, Results, evaluate};
 use super::graph::{Graph, Loc, Node, Output, Value};
@@ -81,7 +83,7 @@ impl RandomGraph {
 
 /// The graph of a seed.
 pub fn random_graph(seed: u64, limits: &Limits) -> RandomGraph {
-    let rows: Vec<&'static OpRow> = op::table().filter(|r| !r.operands.is_empty()).collect();
+    let rows: &[Choice] = &CHOICES;
     let mut g = Generator {
         rng: Rng(seed.wrapping_mul(0x2545f4914f6cdd1d) ^ 0x5851f42d4c957f2d),
         limits,
@@ -92,9 +94,9 @@ pub fn random_graph(seed: u64, limits: &Limits) -> RandomGraph {
     let mut drawn = 0;
     // A row may have no sample that fits the limits, so attempts are bounded too.
     for _ in 0..limits.ops * 16 {
-        let row = rows[g.below(rows.len())];
+        let choice = &rows[g.below(rows.len())];
         let before = g.mark();
-        if g.draw(row).is_some() {
+        if g.draw(choice).is_some() {
             drawn += 1;
         } else {
             g.rewind(before);
@@ -105,6 +107,30 @@ pub fn random_graph(seed: u64, limits: &Limits) -> RandomGraph {
     }
     g.finish()
 }
+
+/// A row with operands, and its samples without infinities and NaN.
+struct Choice {
+    row: &'static OpRow,
+    samples: Vec<Sample>,
+    /// Those with an operand in f32.
+    favoured: Vec<usize>,
+}
+
+/// Made once, for samples are large: a function of the table alone.
+static CHOICES: LazyLock<Vec<Choice>> = LazyLock::new(|| {
+    let finite = |t: &Tensor| (0..t.numel()).all(|i| t.get_f64(i).is_finite());
+    let is_f32 = |s: &Sample| s.operands.iter().flatten().any(|t| t.dtype() == DType::F32);
+    op::table()
+        .filter(|row| !row.operands.is_empty())
+        .map(|row| {
+            let mut samples = (row.samples)();
+            samples.retain(|s| s.operands.iter().flatten().all(finite));
+            let favoured = (0..samples.len()).filter(|i| is_f32(&samples[*i])).collect();
+            Choice { row, samples, favoured }
+        })
+        .filter(|choice| !choice.samples.is_empty())
+        .collect()
+});
 
 /// A value of the graph with what it computes.
 struct Known {
@@ -165,9 +191,9 @@ impl Generator<'_> {
     }
 
     /// Adds one op of this row, with the sources and adaptors that it needs.
-    fn draw(&mut self, row: &'static OpRow) -> Option<()> {
-        let samples = (row.samples)();
-        let sample = self.pick_sample(samples)?;
+    fn draw(&mut self, choice: &Choice) -> Option<()> {
+        let row = choice.row;
+        let sample = self.pick_sample(choice)?;
         let mut present = 0u32;
         let mut operands = vec![];
         for (i, spec) in row.operands.iter().enumerate() {
@@ -198,24 +224,18 @@ impl Generator<'_> {
                 return Some(());
             }
         }
-        self.push(op, &operands, sample.regions).map(|_| ())
+        self.push(op, &operands, sample.regions.clone()).map(|_| ())
     }
 
-    /// A sample without infinities or NaN; f32 ones are preferred.
-    fn pick_sample(&mut self, mut samples: Vec<Sample>) -> Option<Sample> {
-        let finite = |t: &Tensor| (0..t.numel()).all(|i| t.get_f64(i).is_finite());
-        let small = |t: &Tensor| t.numel() <= self.limits.numel;
-        samples.retain(|s| s.operands.iter().flatten().all(|t| finite(t) && small(t)));
-        let is_f32 = |s: &Sample| s.operands.iter().flatten().any(|t| t.dtype() == DType::F32);
-        let favoured: Vec<usize> = (0..samples.len()).filter(|i| is_f32(&samples[*i])).collect();
-        if samples.is_empty() {
-            return None;
-        }
-        let i = match self.chance(0.7) && !favoured.is_empty() {
-            true => favoured[self.below(favoured.len())],
-            false => self.below(samples.len()),
+    /// A sample within the limits; f32 ones are preferred.
+    fn pick_sample<'c>(&mut self, choice: &'c Choice) -> Option<&'c Sample> {
+        let i = match self.chance(0.7) && !choice.favoured.is_empty() {
+            true => choice.favoured[self.below(choice.favoured.len())],
+            false => self.below(choice.samples.len()),
         };
-        Some(samples.swap_remove(i))
+        let sample = &choice.samples[i];
+        let small = |t: &Tensor| t.numel() <= self.limits.numel;
+        sample.operands.iter().flatten().all(small).then_some(sample)
     }
 
     /// A value of the wanted tensor's type and about its range: a known one, a known one cast and

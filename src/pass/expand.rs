@@ -5,6 +5,7 @@
 
 use super::PassCtx;
 use super::rebuild::{Visit, rebuild};
+use crate::base::codes;
 use crate::ir::op::{Class, ExpandCtx, OpCtx, OpError};
 use crate::ir::{Builder, Graph, Node};
 
@@ -33,7 +34,7 @@ pub fn expand_where(
             return Ok(());
         }
     }
-    Err(OpError::new("E0390", format!("composites nest deeper than {DEPTH}")))
+    Err(OpError::new(codes::DEEP_COMPOSITES, format!("composites nest deeper than {DEPTH}")))
 }
 
 /// One walk of [`expand_where`]; whether it expanded anything.
