@@ -38,6 +38,39 @@ fn golden_files() {
     assert!(failures.is_empty(), "{} of {cases} differ:\n{}", failures.len(), failures.join("\n"));
 }
 
+/// Every example is sound, and its models' core form reads back to the byte.
+#[test]
+fn examples() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let mut models = 0;
+    for path in files(&root).into_iter().filter(|p| p.extension().is_some_and(|e| e == "dl")) {
+        let text = std::fs::read_to_string(&path).expect("an example can be read");
+        let loaded = load(&path, &text);
+        let mut diags = loaded.diagnostics;
+        diags.extend(loaded.module.check());
+        assert!(diags.is_empty(), "{}", diagnostics(loaded.module.sources(), &diags));
+        for name in loaded.module.model_names() {
+            for training in [false, true] {
+                let (lowered, _) = loaded.module.lower(Some(&name), training);
+                let graph = lowered.expect("a sound model is written out").graph;
+                if let Err(violations) = dlc::ir::verify::verify_compact(&graph) {
+                    panic!("{} {name}: {violations:#?}", path.display());
+                }
+                let printed = dlc::ir::print::print_graph(&graph);
+                let options =
+                    LoadOptions { constants: &printed.constants, ..LoadOptions::default() };
+                let back = front::load("core.dl", &printed.text, &options);
+                let said = diagnostics(back.module.sources(), &back.diagnostics);
+                let again = back.module.lower(None, training).0.map(|l| l.graph);
+                let again = again.unwrap_or_else(|| panic!("{}\n{said}", printed.text));
+                assert_eq!(dlc::ir::print::print_graph(&again).text, printed.text);
+                models += 1;
+            }
+        }
+    }
+    assert!(models >= 20, "the examples hold {models} models");
+}
+
 /// What a command says about a text. New commands go here.
 fn run(command: &str, path: &Path, text: &str) -> String {
     let mut words = command.split_whitespace();

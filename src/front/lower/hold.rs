@@ -10,9 +10,12 @@ use super::value::{RegionId, TensorVal, Val};
 use super::{Lowerer, ParamEntry, StateEntry, function};
 use crate::base::diag::{Diagnostic, did_you_mean};
 use crate::base::source::Span;
-use crate::base::{TensorType, codes};
+use crate::base::{DType, TensorType, codes};
 use crate::front::ast::*;
 use crate::ir::Builder;
+
+/// The path of the state that counts runs; no name of a model begins like it.
+const DRAW: &str = "_draw";
 
 impl Lowerer<'_> {
     pub(super) fn param(&mut self, name: &Name, ty: &TypeExpr, init: Option<ExprId>, span: Span) {
@@ -138,6 +141,34 @@ impl Lowerer<'_> {
             StateEntry { current: current.clone(), node, span, updated: false, init: recipe };
         self.states.insert(path, entry);
         Some(current)
+    }
+
+    /// The number of the run, for random ops: one state of the whole model.
+    pub(super) fn draw(&mut self) -> Val {
+        if let Some(known) = self.states.get(DRAW) {
+            return Val::Tensor(known.node.clone());
+        }
+        let ty = TensorType::scalar(DType::U32);
+        let value = Builder::new(&mut self.regions[0].graph).state(DRAW, ty.clone(), "zeros");
+        self.nodes += 1;
+        let node = TensorVal { region: RegionId(0), value, ty: Rc::new(ty) };
+        let current = Val::Tensor(node.clone());
+        let span = self.top().call;
+        let init = "zeros".to_string();
+        let entry = StateEntry { current, node: node.clone(), span, updated: false, init };
+        self.states.insert(DRAW.to_string(), entry);
+        Val::Tensor(node)
+    }
+
+    /// Counts the run: the last thing that a model does.
+    pub(super) fn count_run(&mut self, span: Span) {
+        let Some(entry) = self.states.get(DRAW) else { return };
+        let one = (Val::Int(1), span);
+        let next = self.operator(&["add"], vec![(entry.current.clone(), span), one], span);
+        if let Some(entry) = self.states.get_mut(DRAW) {
+            entry.updated = true;
+            entry.current = next;
+        }
     }
 
     /// `:=`: the state's new value, seen from here on and kept for the next run.

@@ -7,7 +7,7 @@ use super::args::Args;
 use super::call::Applied;
 use super::scope::Purpose;
 use super::value::{RegionId, Results, TensorVal, Val};
-use super::{Lowerer, compute};
+use super::{Lowerer, STD, compute};
 use crate::base::diag::{Diagnostic, did_you_mean};
 use crate::base::source::Span;
 use crate::base::{DType, Dim, Tensor, codes};
@@ -302,8 +302,12 @@ impl Lowerer<'_> {
     /// The stream of a random op: its dotted name, or a hash of it where the row wants numbers.
     fn stream(&mut self, row: &OpRow, spec: &AttrSpec, applied: &Applied, span: Span) -> Attr {
         let owner = self.owner();
-        let parent = self.frames[owner].scope;
-        let scope = self.scopes.open(parent, applied.naming.as_ref(), row.name, span, false);
+        let mut scope = self.frames[owner].scope;
+        // The block of the standard library stands for the op: its scope is the op's.
+        let stands_for_it = self.frames[owner].unit == STD && self.frames[owner].name == row.name;
+        if !stands_for_it {
+            scope = self.scopes.open(scope, applied.naming.as_ref(), row.name, span, false);
+        }
         let path = self.scope_path(scope, Purpose::Stream);
         if let AttrKind::Str = spec.kind {
             return Attr::Str(path);

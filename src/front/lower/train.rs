@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use super::args::Args;
 use super::call::Applied;
+use super::scope::Naming;
 use super::value::{Callee, RegionId, TensorVal, Val};
 use super::{Lowerer, UnitId};
 use crate::base::diag::{Diagnostic, did_you_mean};
@@ -224,7 +225,9 @@ impl<'p> Lowerer<'p> {
             given.positional.extend(args.positional);
             given.named.extend(args.named);
         }
-        let v = self.call(&callee, given, &Applied::default(), span);
+        let naming = Naming { name: "optimizer".into(), span, indexed: false };
+        let applied = Applied { naming: Some(naming), frozen: false };
+        let v = self.call(&callee, given, &applied, span);
         let first = match &v {
             Val::Results(r) => r.values.first().map_or(Val::Poison, |(_, v)| v.clone()),
             _ => v,
