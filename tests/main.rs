@@ -1,6 +1,7 @@
 //! The integration tests: one binary, so that they link once.
 
 mod allocations;
+mod examples;
 mod fuzz;
 mod golden;
 mod open_dims;

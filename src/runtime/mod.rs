@@ -4,9 +4,12 @@
 //! code in a session whose buffers are bound beforehand; [`interpreter`] runs the same Program
 //! through the kernel interpreter.
 
+#[cfg(feature = "cpu")]
 pub mod buffer;
 #[cfg(feature = "cpu")]
 pub mod cpu;
+#[cfg(feature = "cpu")]
+mod execute;
 pub mod interpreter;
 pub mod layout;
 #[cfg(feature = "cpu")]

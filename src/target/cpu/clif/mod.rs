@@ -5,8 +5,10 @@
 //! in their order, they give the same code for every number of threads.
 
 mod arith;
+mod control;
 mod convert;
 mod emit;
+mod integers;
 mod isa;
 mod jit;
 mod lanes;
