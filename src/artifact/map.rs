@@ -40,6 +40,6 @@ mod tests {
         std::fs::write(&path, b"").unwrap();
         assert_eq!((*map_file(&path).unwrap()).as_ref(), b"");
         let error = map_file(&folder.path().join("b")).err().unwrap();
-        assert_eq!((error.code(), error.exit_status()), ("E0701", 2));
+        assert_eq!((error.code(), error.exit_status()), ("E0901", 2));
     }
 }

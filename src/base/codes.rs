@@ -2,7 +2,8 @@
 //! does not.
 //!
 //! `E01…` text and syntax · `E02…` names and structure · `E03…` shapes, dtypes, attributes ·
-//! `E04…` compile-time values · `E05…` limits · `E06…` core form · `W01…` advice.
+//! `E04…` compile-time values · `E05…` limits · `E06…` core form · `E09…` files and values ·
+//! `W01…` advice.
 //! A code never changes its meaning; a retired one is not given again.
 
 /// One code. The examples are whole files; `failing` is empty where no text of a model gives it.
@@ -235,6 +236,64 @@ codes! {
         "The core form repeats each result's type; it must be the one that the op gives.",
         "graph g(%x: f32[4]) { %0: f32[5] = relu(%x)\nyield y = %0 }",
         "graph g(%x: f32[4]) { %0: f32[4] = relu(%x)\nyield y = %0 }";
+    FILE_SYSTEM = "E0901", "The system refused a file",
+        "The file does not exist, may not be read or written, or the disk is full; the \
+         message says which. The exit status is 2.",
+        "", "";
+    FILE_KIND = "E0902", "The file is of another kind",
+        "Its first bytes are not those of the format that is expected here. A file is read by \
+         what its name ends in: `.npy`, `.npz`, `.safetensors`, `.dlm`.",
+        "", "";
+    FILE_SHORT = "E0903", "The file ends too early",
+        "Its header promises more bytes than there are. Copy or download the file again.",
+        "", "";
+    FILE_DAMAGED = "E0904", "The file is damaged",
+        "It is of the right kind, and its parts contradict each other: tensors that overlap, \
+         a header that is no header, entries that should not be there.",
+        "", "";
+    FILE_ELEMENT = "E0905", "An element type is not supported",
+        "Element types are f32, f64, f16, bf16, i8 to i64, u8 to u64 and bool. NumPy has no \
+         bf16; objects, texts, complex numbers and records are not tensors.",
+        "", "";
+    FILE_SHAPE = "E0906", "A shape is too large",
+        "The number of elements overflows 64 bits, or there are more than 64 axes.",
+        "", "";
+    FILE_SIZE = "E0907", "The data does not fit the shape",
+        "The file holds more bytes than its shape needs.",
+        "", "";
+    FILE_ENTRY = "E0908", "There is no entry of that name",
+        "The message lists the names that are there.",
+        "", "";
+    FILE_TWICE = "E0909", "A name occurs twice",
+        "Two tensors or entries of one file have the same name, so that it is not known which \
+         is meant.",
+        "", "";
+    FILE_ALTERED = "E0910", "A file was altered",
+        "A part of a compiled model does not agree with the checksum that was stored with it. \
+         Compile it again.",
+        "", "";
+    FILE_VERSION = "E0911", "A version that this release does not read",
+        "The file was written by another release of dlc, or in another version of its format. \
+         Compile the model again.",
+        "", "";
+    FILE_LIMIT = "E0912", "A file asks for too much memory",
+        "A header, an entry of an archive or a pipe is larger than a stated limit; \
+         `docs/values.md` lists them.",
+        "", "";
+    VALUE_TEXT = "E0913", "The text is not a value",
+        "A value is `@file.npy`, `@file.npz:key`, `f32[2,3]:1,2,3,4,5,6`, or plain numbers \
+         where the type is known.",
+        "", "";
+    VALUE_RANGE = "E0914", "A number does not fit its type",
+        "The type cannot hold it: 256 as u8, 1e39 as f32. Infinity is written `inf`.",
+        "", "";
+    VALUE_TYPE = "E0915", "A value has another type than is wanted",
+        "Dtype and shape must be those of the model; nothing is converted in silence. In \
+         NumPy: `x.astype(np.float32)`.",
+        "", "";
+    VALUE_LATER = "E0916", "A form that is not supported yet",
+        "This release does not read or write values in that form. The exit status is 2.",
+        "", "";
     UNNAMED_STAGE = "W0101", "A stage with parameters has no name",
         "Its parameters are named after the op and a number (`dense`, `dense_1`), which changes when \
          a stage is inserted before it. A name keeps stored weights valid.",

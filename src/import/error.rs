@@ -6,8 +6,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::base::DType;
 use crate::base::diag::Diagnostic;
+use crate::base::{DType, codes};
 
 #[derive(Debug, thiserror::Error)]
 pub enum FormatError {
@@ -88,22 +88,22 @@ impl FormatError {
 
     pub fn code(&self) -> &'static str {
         match self {
-            FormatError::System { .. } => "E0701",
-            FormatError::Foreign { .. } => "E0702",
-            FormatError::Truncated { .. } => "E0703",
-            FormatError::Malformed { .. } => "E0704",
-            FormatError::Element { .. } => "E0705",
-            FormatError::Shape { .. } => "E0706",
-            FormatError::Size { .. } => "E0707",
-            FormatError::Missing { .. } => "E0708",
-            FormatError::Duplicate { .. } => "E0709",
-            FormatError::Altered { .. } => "E0710",
-            FormatError::Version { .. } => "E0711",
-            FormatError::Limit { .. } => "E0712",
-            FormatError::Literal { .. } => "E0713",
-            FormatError::Range { .. } => "E0714",
-            FormatError::Mismatch { .. } => "E0715",
-            FormatError::Unsupported { .. } => "E0716",
+            FormatError::System { .. } => codes::FILE_SYSTEM,
+            FormatError::Foreign { .. } => codes::FILE_KIND,
+            FormatError::Truncated { .. } => codes::FILE_SHORT,
+            FormatError::Malformed { .. } => codes::FILE_DAMAGED,
+            FormatError::Element { .. } => codes::FILE_ELEMENT,
+            FormatError::Shape { .. } => codes::FILE_SHAPE,
+            FormatError::Size { .. } => codes::FILE_SIZE,
+            FormatError::Missing { .. } => codes::FILE_ENTRY,
+            FormatError::Duplicate { .. } => codes::FILE_TWICE,
+            FormatError::Altered { .. } => codes::FILE_ALTERED,
+            FormatError::Version { .. } => codes::FILE_VERSION,
+            FormatError::Limit { .. } => codes::FILE_LIMIT,
+            FormatError::Literal { .. } => codes::VALUE_TEXT,
+            FormatError::Range { .. } => codes::VALUE_RANGE,
+            FormatError::Mismatch { .. } => codes::VALUE_TYPE,
+            FormatError::Unsupported { .. } => codes::VALUE_LATER,
             FormatError::In { inner, .. } => inner.code(),
         }
     }

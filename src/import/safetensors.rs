@@ -271,20 +271,20 @@ mod tests {
         }
         let a = r#""a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}"#;
         let b = r#""b":{"dtype":"F32","shape":[1],"data_offsets":[2,6]}"#;
-        assert_eq!(code(file(&format!("{{{a},{a}}}"), &[0; 4])), "E0709");
-        assert_eq!(code(file(&format!("{{{a},{b}}}"), &[0; 6])), "E0704");
-        assert_eq!(code(file(&format!("{{{a}}}"), &[0; 5])), "E0704");
-        assert_eq!(code(file(&format!("{{{a}}}"), &[0; 3])), "E0704");
-        assert_eq!(code(shared(&[1, 2])), "E0703");
-        assert_eq!(code(shared(&[0xff; 64])), "E0702");
+        assert_eq!(code(file(&format!("{{{a},{a}}}"), &[0; 4])), "E0909");
+        assert_eq!(code(file(&format!("{{{a},{b}}}"), &[0; 6])), "E0904");
+        assert_eq!(code(file(&format!("{{{a}}}"), &[0; 5])), "E0904");
+        assert_eq!(code(file(&format!("{{{a}}}"), &[0; 3])), "E0904");
+        assert_eq!(code(shared(&[1, 2])), "E0903");
+        assert_eq!(code(shared(&[0xff; 64])), "E0902");
         let f8 = r#"{"a":{"dtype":"F8_E5M2","shape":[4],"data_offsets":[0,4]}}"#;
-        assert_eq!(code(file(f8, &[0; 4])), "E0705");
+        assert_eq!(code(file(f8, &[0; 4])), "E0905");
         let two = r#"{"a":{"dtype":"BOOL","shape":[2],"data_offsets":[0,2]}}"#;
-        assert_eq!(code(file(two, &[1, 2])), "E0704");
+        assert_eq!(code(file(two, &[1, 2])), "E0904");
         let huge =
             r#"{"a":{"dtype":"F32","shape":[0,9223372036854775807,9],"data_offsets":[0,0]}}"#;
-        assert_eq!(code(file(huge, &[])), "E0706");
+        assert_eq!(code(file(huge, &[])), "E0906");
         let deep = format!("{{\"a\":{}", "[".repeat(100_000));
-        assert_eq!(code(file(&deep, &[])), "E0704");
+        assert_eq!(code(file(&deep, &[])), "E0904");
     }
 }

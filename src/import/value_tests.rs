@@ -76,24 +76,24 @@ fn codes_of_what_is_wrong() {
         "]",
         "f32[3]:[[1,2],[3]]",
     ] {
-        assert_eq!(typed(text), "E0713", "{text}");
+        assert_eq!(typed(text), "E0913", "{text}");
     }
-    assert_eq!(typed("u8[1]:256"), "E0714");
-    assert_eq!(typed("i8[1]:-129"), "E0714");
-    assert_eq!(typed("f32[1]:1e39"), "E0714");
-    assert_eq!(typed("f16[1]:65520"), "E0714");
-    assert_eq!(typed("i64[1]:99999999999999999999999999999999999999999999"), "E0714");
-    assert_eq!(typed("f32[99999999999,99999999999]:"), "E0706");
-    assert_eq!(typed(&format!("f32[1]:{}", "[".repeat(100_000))), "E0713");
-    assert_eq!(typed("@no/such/file.npy"), "E0701");
-    assert_eq!(typed("@tensor.pb"), "E0716");
+    assert_eq!(typed("u8[1]:256"), "E0914");
+    assert_eq!(typed("i8[1]:-129"), "E0914");
+    assert_eq!(typed("f32[1]:1e39"), "E0914");
+    assert_eq!(typed("f16[1]:65520"), "E0914");
+    assert_eq!(typed("i64[1]:99999999999999999999999999999999999999999999"), "E0914");
+    assert_eq!(typed("f32[99999999999,99999999999]:"), "E0906");
+    assert_eq!(typed(&format!("f32[1]:{}", "[".repeat(100_000))), "E0913");
+    assert_eq!(typed("@no/such/file.npy"), "E0901");
+    assert_eq!(typed("@tensor.pb"), "E0916");
     let mismatch = |text: &str, wanted: &str| plain(text, wanted).unwrap_err().code();
-    assert_eq!(mismatch("1,2,3", "f32[2]"), "E0715");
-    assert_eq!(mismatch("1,2,3", "f32[n,2]"), "E0715");
-    assert_eq!(mismatch("[1,2,3]", "f32[1,3]"), "E0715");
-    assert_eq!(mismatch("f64[2]:1,2", "f32[2]"), "E0715");
-    assert_eq!(mismatch("f32[2]:1,2", "f32[n,2]"), "E0715");
-    assert_eq!(mismatch("1,2", "f32[n,m]"), "E0713");
+    assert_eq!(mismatch("1,2,3", "f32[2]"), "E0915");
+    assert_eq!(mismatch("1,2,3", "f32[n,2]"), "E0915");
+    assert_eq!(mismatch("[1,2,3]", "f32[1,3]"), "E0915");
+    assert_eq!(mismatch("f64[2]:1,2", "f32[2]"), "E0915");
+    assert_eq!(mismatch("f32[2]:1,2", "f32[n,2]"), "E0915");
+    assert_eq!(mismatch("1,2", "f32[n,m]"), "E0913");
 }
 
 #[test]
@@ -109,9 +109,9 @@ fn files_and_archives() {
     assert_eq!(read("x.npy").unwrap(), t);
     assert_eq!(read("w.safetensors").unwrap(), t);
     assert_eq!(read("w.safetensors:a.b").unwrap(), t);
-    assert_eq!(read("w.safetensors:a.c").unwrap_err().code(), "E0708");
+    assert_eq!(read("w.safetensors:a.c").unwrap_err().code(), "E0908");
     assert_eq!(save(&at("x.txt"), &t).unwrap_err().exit_status(), 2);
     let wrong = parse(&format!("@{}", at("x.npy").display()), Some(&ty("f64[2]"))).unwrap_err();
-    assert_eq!((wrong.code(), wrong.exit_status()), ("E0715", 1));
+    assert_eq!((wrong.code(), wrong.exit_status()), ("E0915", 1));
     assert!(wrong.diagnostic().help.unwrap().contains("float64"));
 }

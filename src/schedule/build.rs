@@ -396,8 +396,8 @@ impl Assembler<'_> {
         let b = self.program.buffer(to.buffer);
         let elements = match to.steps.is_empty() && to.offset == 0 {
             true => b.shape.iter().product::<usize>(),
-            // A slice of a stacked output: as much as the source holds.
-            false => self.program.buffer(from.buffer).shape.iter().product::<usize>(),
+            // A slice of a stacked output: one entry of its first axis.
+            false => b.shape[1..].iter().product::<usize>(),
         };
         let work = kernels::copy(b.dtype, elements);
         let begin = self.program.launches.len() as u32;

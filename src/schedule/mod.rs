@@ -13,3 +13,4 @@ mod memory_place;
 pub mod order;
 pub mod program;
 mod rules;
+pub mod trace;
