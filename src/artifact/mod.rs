@@ -2,3 +2,4 @@
 
 pub mod dlm;
 pub mod map;
+pub mod model_file;

@@ -114,6 +114,14 @@ impl Module {
         }
     }
 
+    /// The texts, once nothing else is wanted of the module.
+    pub fn into_sources(self) -> SourceMap {
+        match self.content {
+            Content::Source(p) => p.sources,
+            Content::Core(sources, _) => sources,
+        }
+    }
+
     /// Whether the text could be read; nothing can be written out of one that could not.
     pub fn is_sound(&self) -> bool {
         self.sound

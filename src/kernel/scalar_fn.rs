@@ -50,9 +50,7 @@ pub fn emit_fn(b: &mut KernelBuilder, f: ScalarFn, dtype: DType, args: &[Val]) -
         ScalarFn::Sigmoid => sigmoid(b, x),
         ScalarFn::Silu => {
             let s = sigmoid(b, x);
-            let product = b.op(Op::Mul, &[x, s]);
-            // -inf · 0 is NaN; the limit is 0.
-            zero_at_minus_infinity(b, x, product)
+            b.op(Op::Mul, &[x, s])
         }
         ScalarFn::Gelu => gelu(b, x),
         ScalarFn::GeluTanh => gelu_tanh(b, x),
@@ -160,12 +158,6 @@ fn sigmoid(b: &mut KernelBuilder, x: Val) -> Val {
     b.op(Op::Div, &[one, denominator])
 }
 
-fn zero_at_minus_infinity(b: &mut KernelBuilder, x: Val, y: Val) -> Val {
-    let (low, zero) = (like(b, x, f64::NEG_INFINITY), like(b, x, 0.0));
-    let at = b.op(Op::Eq, &[x, low]);
-    b.op(Op::Select, &[at, zero, y])
-}
-
 /// `x · (1 + erf(x / √2)) / 2`.
 fn gelu(b: &mut KernelBuilder, x: Val) -> Val {
     let (scale, half, one) =
@@ -187,8 +179,7 @@ fn gelu_tanh(b: &mut KernelBuilder, x: Val) -> Val {
     let t = b.op(Op::Tanh, &[scaled]);
     let t1 = b.op(Op::Add, &[one, t]);
     let hx = b.op(Op::Mul, &[half, x]);
-    let y = b.op(Op::Mul, &[hx, t1]);
-    zero_at_minus_infinity(b, x, y)
+    b.op(Op::Mul, &[hx, t1])
 }
 
 /// `max(x, 0) + log1p(exp(-|x|))`.

@@ -228,7 +228,11 @@ impl Lowering<'_> {
                 kept += 1;
             }
         }
-        let extents = spec.axes.iter().map(|&a| operand[a] as i64).collect();
+        let mut extents: Vec<i64> = spec.axes.iter().map(|&a| operand[a] as i64).collect();
+        if extents.is_empty() && matches!(spec.combine, Combine::ArgMax | Combine::ArgMin) {
+            // An index among one element is 0, and not the element.
+            extents.push(1);
+        }
         let mut body = Body::default();
         self.load(&mut body, self.region.node(id).operands()[0], IndexMap(map));
         self.stage(id, 0, result, extents, Some(spec.combine), body);

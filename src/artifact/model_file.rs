@@ -1,0 +1,60 @@
+//! Models to `.dlm` parts and back.
+
+use std::collections::BTreeMap;
+
+use super::dlm::{DimRange, Manifest, Parts, Port};
+use crate::base::TensorType;
+use crate::front::{self, Constants, LoadOptions};
+use crate::import::Weights;
+use crate::ir::graph::{DimDecl, Graph};
+use crate::ir::print::print_graph;
+use crate::model::{Diagnostics, Model};
+
+/// What a model's file holds: the graph as it was read, its weights, and what it was compiled for.
+pub fn parts(model: &Model) -> Parts {
+    let printed = print_graph(model.source());
+    let port = |(name, ty): (String, TensorType)| Port {
+        name,
+        dtype: ty.dtype.name().into(),
+        shape: ty.shape.dims().iter().map(|d| d.to_string()).collect(),
+    };
+    let dim = |d: DimDecl| DimRange { name: d.symbol.to_string(), low: d.low, high: d.high };
+    let options = model.options();
+    let level = format!("{:?}", options.level).trim_start_matches('O').to_string();
+    let manifest = Manifest {
+        model: model.source().name.to_string(),
+        options: BTreeMap::from([
+            ("target".into(), options.target.row.name.into()),
+            ("opt".into(), level),
+            ("strict".into(), options.control.settings.strict.to_string()),
+        ]),
+        inputs: model.inputs().into_iter().map(port).collect(),
+        outputs: model.outputs().into_iter().map(port).collect(),
+        dims: model.source().open_dims().into_iter().map(dim).collect(),
+    };
+    let mut weights = Weights::default();
+    for id in &model.source().params {
+        let path = model.source().node(*id).op.str("name");
+        if let Some(t) = model.weights().get(path) {
+            weights.insert(path, t.clone());
+        }
+    }
+    let mut constants = Weights::default();
+    constants.tensors.extend(printed.constants);
+    Parts { manifest, graph: printed.text, weights, constants }
+}
+
+/// The graph and the weights of a file.
+pub fn open(name: &str, parts: Parts) -> Result<(Graph, Weights), Diagnostics> {
+    let constants: Constants = parts.constants.tensors.into_iter().collect();
+    let options = LoadOptions { constants: &constants, ..LoadOptions::default() };
+    let loaded = front::load(&format!("{name}/graph.dl"), &parts.graph, &options);
+    let (lowered, said) = match loaded.diagnostics.is_empty() {
+        true => loaded.module.lower(None, false),
+        false => (None, loaded.diagnostics),
+    };
+    match lowered {
+        Some(l) => Ok((l.graph, parts.weights)),
+        None => Err(Diagnostics { sources: loaded.module.into_sources(), list: said }),
+    }
+}

@@ -1,0 +1,212 @@
+//! `dlc bench`: how long a run takes.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::args::{Compile, Global, ModelArg};
+use super::load::{self, Missing};
+use super::report::{Failure, Reporter};
+use super::{out, run};
+use crate::base::{Bindings, Tensor};
+use crate::model::{Diagnostics, Model};
+use crate::session::Session;
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArg,
+    /// Seconds to measure
+    #[arg(long, default_value_t = 1.0)]
+    duration: f64,
+    /// Seconds to warm up
+    #[arg(long, default_value_t = 0.2)]
+    warmup: f64,
+    /// Inputs from the seed (they always are)
+    #[arg(long)]
+    random: bool,
+    /// Time, FLOP and bytes for each launch
+    #[arg(long)]
+    profile: bool,
+    #[command(flatten)]
+    compile: Compile,
+}
+
+pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
+    if !(args.duration >= 0.0 && args.duration <= 3600.0 && args.warmup >= 0.0 && args.warmup <= 3600.0) {
+        return Err(Failure::usage("`--duration` and `--warmup` are seconds, at most 3600"));
+    }
+    let reporter = Reporter::new(global);
+    let loaded = load::load(&args.model.model, &args.compile, Missing::Random)?;
+    let load_ms = loaded.load_ms;
+    let start = Instant::now();
+    let model = loaded.compile(&args.compile, &reporter)?;
+    let plan = model.plan(&Bindings::new())?;
+    let inputs = run::filled(&model, BTreeMap::new())?;
+    let mut session = bound(&model, &inputs)?;
+    let compile_ms = start.elapsed().as_secs_f64() * 1e3;
+    let first = time(&mut session)?;
+    let mut times = vec![];
+    let until = |seconds: f64| Instant::now() + Duration::from_secs_f64(seconds);
+    let warm = until(args.warmup);
+    while Instant::now() < warm {
+        time(&mut session)?;
+    }
+    let end = until(args.duration);
+    while times.is_empty() || Instant::now() < end {
+        times.push(time(&mut session)?);
+    }
+    times.sort_by(f64::total_cmp);
+    let at = |q: f64| times[((times.len() - 1) as f64 * q).round() as usize];
+    let program = &plan.program;
+    let flops: u64 = program.launches.iter().map(|l| l.flops).sum();
+    let weights: usize = model.weights().tensors.values().map(|t| t.bytes().len()).sum();
+    let mut result = json!({
+        "median_us": at(0.5),
+        "min_us": times[0],
+        "p90_us": at(0.9),
+        "runs": times.len(),
+        "first_run_us": first,
+        "compile_ms": compile_ms,
+        "load_ms": load_ms,
+        "arena_bytes": program.arena_bytes,
+        "weights_bytes": weights,
+        "peak_rss_bytes": peak_rss(),
+        "flops": flops,
+        "gflops": flops as f64 / at(0.5) / 1e3,
+    });
+    if args.profile {
+        result["launches"] = profile(&plan.program, &mut session)?.into();
+    }
+    if global.json {
+        return out::json(&result);
+    }
+    let mut text = format!(
+        "median {:.3} µs, min {:.3} µs, p90 {:.3} µs over {} runs (first run {first:.1} µs)\n\
+         {:.2} GFLOP/s, {flops} FLOP a run\n\
+         compiled in {compile_ms:.1} ms, loaded in {load_ms:.1} ms\n\
+         arena {} bytes, weights {weights} bytes, peak memory {} bytes\n",
+        at(0.5), times[0], at(0.9), times.len(), flops as f64 / at(0.5) / 1e3,
+        program.arena_bytes, peak_rss(),
+    );
+    for l in result["launches"].as_array().into_iter().flatten() {
+        let ops: Vec<&str> = l["ops"].as_array().into_iter().flatten().filter_map(|o| o.as_str()).collect();
+        text.push_str(&format!(
+            "{:>10.2} µs {:>8.2} GFLOP/s {:>8.2} GB/s  {}\n",
+            l["us"].as_f64().unwrap_or(0.0),
+            l["gflops"].as_f64().unwrap_or(0.0),
+            l["gbytes"].as_f64().unwrap_or(0.0),
+            ops.join(" "),
+        ));
+    }
+    out::text(&text)
+}
+
+/// A session with its inputs set.
+fn bound(model: &Model, inputs: &BTreeMap<String, Tensor>) -> Result<Session, Diagnostics> {
+    let ordered: Vec<&Tensor> = model.inputs().iter().map(|(name, _)| &inputs[name]).collect();
+    let shapes: Vec<Vec<usize>> = ordered.iter().map(|t| t.shape().to_vec()).collect();
+    let mut session = model.session_for(&model.solve(&shapes)?)?;
+    for (i, t) in ordered.into_iter().enumerate() {
+        session.set_input(i, t)?;
+    }
+    Ok(session)
+}
+
+/// Microseconds of one run. Very short runs are timed a hundred at a time.
+fn time(session: &mut Session) -> Result<f64, Diagnostics> {
+    let start = Instant::now();
+    session.run()?;
+    let one = start.elapsed().as_secs_f64() * 1e6;
+    if one > 20.0 {
+        return Ok(one);
+    }
+    let start = Instant::now();
+    for _ in 0..100 {
+        session.run()?;
+    }
+    Ok(start.elapsed().as_secs_f64() * 1e4)
+}
+
+/// Median time of each launch, with what it computes.
+#[cfg(feature = "cpu")]
+fn profile(
+    program: &crate::schedule::program::Program,
+    session: &mut Session,
+) -> Result<Vec<serde_json::Value>, Failure> {
+    let Some(cpu) = session.cpu() else { return Ok(vec![]) };
+    let mut all: Vec<Vec<f64>> = vec![vec![]; program.launches.len()];
+    let mut times = vec![];
+    for _ in 0..30 {
+        times.clear();
+        cpu.run_timed(&mut times);
+        let mut sums: BTreeMap<u32, f64> = BTreeMap::new();
+        for (id, t) in &times {
+            *sums.entry(id.0).or_default() += t.as_secs_f64() * 1e6;
+        }
+        for (id, us) in sums {
+            all[id as usize].push(us);
+        }
+    }
+    let row = |(i, l): (usize, &crate::schedule::program::Launch)| {
+        let mut t = all[i].clone();
+        t.sort_by(f64::total_cmp);
+        let us = t.get(t.len() / 2).copied().unwrap_or(0.0);
+        let rate = |n: u64| if us > 0.0 { n as f64 / us / 1e3 } else { 0.0 };
+        json!({
+            "id": i, "ops": l.ops, "generator": l.generator, "us": us, "flops": l.flops,
+            "bytes": l.bytes, "gflops": rate(l.flops), "gbytes": rate(l.bytes),
+        })
+    };
+    Ok(program.launches.iter().enumerate().map(row).collect())
+}
+
+#[cfg(not(feature = "cpu"))]
+fn profile(
+    _: &crate::schedule::program::Program,
+    _: &mut Session,
+) -> Result<Vec<serde_json::Value>, Failure> {
+    Ok(vec![])
+}
+
+/// The name of the first buffer, in the order of launches, that holds a value that is not finite.
+#[cfg(feature = "cpu")]
+pub fn first_not_finite(
+    model: &Model,
+    inputs: &BTreeMap<String, Tensor>,
+) -> Result<Option<String>, Failure> {
+    let mut session = bound(model, inputs)?;
+    let Some(cpu) = session.cpu() else { return Ok(None) };
+    let program = cpu.executable().program().clone();
+    let mut found = None;
+    cpu.run_observed(&mut |_, buffer, bytes| {
+        let b = program.buffer(buffer);
+        let owned = crate::base::tensor::AlignedBytes::copy_of(bytes);
+        let elements = bytes.len() / b.dtype.bytes();
+        let tensor = Tensor::from_bytes(b.dtype, &[elements], owned);
+        let bad = b.dtype.is_float()
+            && tensor.is_some_and(|t| (0..elements).any(|i| !t.get_f64(i).is_finite()));
+        if bad {
+            found = Some(b.name.to_string());
+        }
+        !bad
+    });
+    Ok(found)
+}
+
+#[cfg(not(feature = "cpu"))]
+pub fn first_not_finite(
+    _: &Model,
+    _: &BTreeMap<String, Tensor>,
+) -> Result<Option<String>, Failure> {
+    Ok(None)
+}
+
+/// The most memory that this process has had, in bytes; 0 where the system does not tell.
+fn peak_rss() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|l| l.trim().trim_end_matches(" kB").trim().parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}

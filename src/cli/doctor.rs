@@ -1,0 +1,101 @@
+//! `dlc doctor`: this machine, and whether each target works on it.
+
+use serde_json::json;
+
+use super::args::Global;
+use super::out;
+use super::report::Failure;
+use crate::base::Tensor;
+use crate::model::{Model, Options};
+use crate::target::{Kind, TARGETS, Target, host_features, host_machine};
+
+#[derive(clap::Args)]
+pub struct Args {}
+
+pub fn run(_: &Args, global: &Global) -> Result<(), Failure> {
+    let machine = host_machine();
+    let tests: Vec<(String, Result<(), String>)> = TARGETS
+        .iter()
+        .filter(|row| row.kind != Kind::Later && row.name != "auto")
+        .map(|row| (row.name.to_string(), self_test(row.name)))
+        .collect();
+    let peaks = peaks();
+    let failed = tests.iter().any(|(_, r)| r.as_ref().is_err_and(|e| !e.starts_with("not here")));
+    if global.json {
+        let targets = tests.iter().map(|(name, r)| {
+            json!({ "name": name, "works": r.is_ok(), "message": r.as_ref().err() })
+        });
+        out::json(&json!({
+            "dlc": env!("CARGO_PKG_VERSION"),
+            "cpu": {
+                "isa": format!("{:?}", machine.isa),
+                "features": host_features(),
+                "caches": machine.caches,
+                "threads": std::thread::available_parallelism().map_or(1, |n| n.get()),
+                "fma_gflops": peaks.map(|p| p.0),
+                "read_gbytes": peaks.map(|p| p.1),
+            },
+            "adapters": [],
+            "targets": targets.collect::<Vec<_>>(),
+        }))?;
+    } else {
+        let mut text = format!(
+            "dlc {}\ncpu {:?}: {}\ncaches {:?} bytes\n",
+            env!("CARGO_PKG_VERSION"),
+            machine.isa,
+            host_features().join(" "),
+            machine.caches
+        );
+        if let Some((gflops, gbytes)) = peaks {
+            text.push_str(&format!(
+                "peak of 128-bit multiply-adds {gflops:.1} GFLOP/s, reading {gbytes:.1} GB/s (one thread)\n"
+            ));
+        }
+        for (name, result) in &tests {
+            match result {
+                Ok(()) => text.push_str(&format!("{name:<16} works\n")),
+                Err(e) => text.push_str(&format!("{name:<16} {e}\n")),
+            }
+        }
+        text.push_str("gpu              comes with a later version\n");
+        out::text(&text)?;
+    }
+    match failed {
+        true => Err(Failure::fault("a target does not work on this machine")),
+        false => Ok(()),
+    }
+}
+
+/// A small model through the whole compiler, against what it must give.
+fn self_test(target: &str) -> Result<(), String> {
+    let text = "model t(x: f32[4], w: f32[4, 4]) { return softmax(tanh(x @ w) * 2) as y }";
+    let target = Target::parse(target).map_err(|d| d.message)?;
+    if let Err(d) = target.check_runs_here() {
+        return Err(format!("not here: {}", d.message));
+    }
+    let run = |options: Options| -> Result<Tensor, String> {
+        let model: Model = crate::compile(text, &options).map_err(|d| d.to_string())?;
+        let x = Tensor::from_slice(&[4], &[0.5f32, -1.0, 2.0, 0.25]);
+        let w: Vec<f32> = (0..16).map(|i| (i as f32 - 8.0) / 10.0).collect();
+        let inputs = [("x".to_string(), x), ("w".to_string(), Tensor::from_slice(&[4, 4], &w))];
+        let outputs = model.run(&inputs.into_iter().collect()).map_err(|d| d.to_string())?;
+        Ok(outputs.into_iter().next().expect("one output").1)
+    };
+    let reference = Target::parse("reference").map_err(|d| d.message)?;
+    let got = run(Options { target, ..Options::default() })?;
+    let wanted = run(Options { target: reference, ..Options::default() })?;
+    crate::ir::compare::allclose(&got, &wanted, 1e-5, 1e-6)
+        .map(|_| ())
+        .map_err(|m| format!("fails: {m}"))
+}
+
+#[cfg(feature = "cpu")]
+fn peaks() -> Option<(f64, f64)> {
+    let p = crate::runtime::peak::measure(&Target::host()).ok()?;
+    Some((p.multiply_add_gflops, p.read_gigabytes))
+}
+
+#[cfg(not(feature = "cpu"))]
+fn peaks() -> Option<(f64, f64)> {
+    None
+}

@@ -1,0 +1,85 @@
+//! `dlc emit KIND MODEL`: one of the compiler's texts.
+
+use super::args::{Compile, Global, ModelArg, later};
+use super::load::{self, Missing};
+use super::out;
+use super::report::{Failure, Reporter};
+use crate::ir::print::print_graph;
+use crate::kernel;
+use crate::model::Model;
+use crate::target::Kind;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// ir, kernels, clif or asm
+    kind: String,
+    #[command(flatten)]
+    model: ModelArg,
+    #[command(flatten)]
+    compile: Compile,
+}
+
+pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
+    known(&args.kind)?;
+    let reporter = Reporter::new(global);
+    let model = load::model(&args.model.model, &args.compile, Missing::Ignore, &reporter)?;
+    let text = text(&args.kind, &model)?;
+    if global.json {
+        return out::json(&serde_json::json!({ "kind": args.kind, "text": text }));
+    }
+    out::text(&text)
+}
+
+fn known(kind: &str) -> Result<(), Failure> {
+    match kind {
+        "ir" | "kernels" | "clif" | "asm" | "dlm" => Ok(()),
+        "obj" | "lib" | "header" | "wgsl" | "web" | "rust" | "onnx" => {
+            Err(later(&format!("`emit {kind}`")))
+        }
+        _ => Err(Failure::usage(format!("there is no kind `{kind}` to emit"))
+            .help("kinds of text: ir, kernels, clif, asm")),
+    }
+}
+
+/// The text of one kind.
+pub fn text(kind: &str, model: &Model) -> Result<String, Failure> {
+    known(kind)?;
+    match kind {
+        "ir" => Ok(print_graph(model.graph()).text),
+        "dlm" => Err(Failure::usage("a `.dlm` is no text").help("`dlc compile -o OUT.dlm`")),
+        _ => {
+            let plan = model.plan(&Default::default())?;
+            if kind == "kernels" {
+                return Ok(plan.program.kernels.iter().map(kernel::print::print_kernel).collect());
+            }
+            machine_text(kind, model, &plan.program.kernels)
+        }
+    }
+}
+
+#[cfg(feature = "cpu")]
+fn machine_text(
+    kind: &str,
+    model: &Model,
+    kernels: &[kernel::ir::Kernel],
+) -> Result<String, Failure> {
+    use crate::target::cpu::clif;
+    let target = &model.options().target;
+    if !matches!(target.row.kind, Kind::Cpu(_)) {
+        let message = format!("target `{}` has no machine code", target.row.name);
+        return Err(Failure::usage(message));
+    }
+    let print = if kind == "clif" { clif::print_clif } else { clif::print_assembly };
+    let mut text = String::new();
+    for k in kernels {
+        text.push_str(&print(k, target).map_err(|e| Failure::fault(e.to_string()))?);
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+#[cfg(not(feature = "cpu"))]
+fn machine_text(kind: &str, _: &Model, _: &[kernel::ir::Kernel]) -> Result<String, Failure> {
+    let _ = Kind::Reference;
+    Err(Failure::usage(format!("this dlc was built without `{kind}` (feature `cpu`)")))
+}

@@ -1,0 +1,256 @@
+//! MODEL: from a path on the command line to a compiled model.
+
+use std::path::Path;
+use std::str::FromStr;
+
+use super::args::{Compile, later};
+use super::report::{Failure, Reporter};
+use crate::artifact::{dlm, map::map_file, model_file};
+use crate::base::diag::Diagnostic;
+use crate::base::source::SourceMap;
+use crate::import::{FormatError, Weights};
+use crate::ir::Graph;
+use crate::load::{self, Files};
+use crate::model::{Diagnostics, Model, Options, WeightSource};
+
+/// `FILE`, `FILE:NAME`, or `-`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Spec {
+    pub path: String,
+    pub name: Option<String>,
+}
+
+impl FromStr for Spec {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Spec, Self::Err> {
+        let whole = Spec { path: text.into(), name: None };
+        if Path::new(text).exists() {
+            return Ok(whole);
+        }
+        Ok(match text.rsplit_once(':') {
+            Some((path, name)) if !path.is_empty() && !name.contains(['/', '\\', '.']) => {
+                Spec { path: path.into(), name: Some(name.into()) }
+            }
+            _ => whole,
+        })
+    }
+}
+
+impl Spec {
+    pub fn stem(&self) -> String {
+        if self.path == "-" {
+            return "model".into();
+        }
+        let stem = Path::new(&self.path).file_stem();
+        stem.map_or("model".into(), |s| s.to_string_lossy().into_owned())
+    }
+
+    fn has_extension(&self, extension: &str) -> bool {
+        Path::new(&self.path).extension().is_some_and(|e| e.eq_ignore_ascii_case(extension))
+    }
+}
+
+/// A model before compilation.
+pub struct Loaded {
+    pub graph: Graph,
+    pub weights: Weights,
+    pub options: Options,
+    pub sources: SourceMap,
+    pub warnings: Vec<Diagnostic>,
+    /// What reading and compiling took so far, in milliseconds.
+    pub load_ms: f64,
+}
+
+/// What happens where a model has parameters and no weights.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Missing {
+    /// An error with a hint.
+    Refuse,
+    /// Initial values from the seed.
+    Random,
+    /// Nothing: the command does not need them.
+    Ignore,
+}
+
+/// The text of a file, or of standard input. Content that is no text is the model's fault.
+pub fn text(path: &str) -> Result<String, Failure> {
+    let bytes = match path {
+        "-" => {
+            let mut bytes = vec![];
+            let read = std::io::Read::read_to_end(&mut std::io::stdin().lock(), &mut bytes);
+            read.map_err(|e| Failure::usage(format!("cannot read standard input: {e}")))?;
+            bytes
+        }
+        _ => {
+            let shared = crate::import::read_file(Path::new(path))?;
+            (*shared).as_ref().to_vec()
+        }
+    };
+    String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        let before = &e.as_bytes()[..at];
+        let line = before.iter().filter(|b| **b == b'\n').count() + 1;
+        let column = at - before.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1) + 1;
+        let message = format!("`{path}` is not UTF-8");
+        let note = format!("the first byte that is not is at line {line}, column {column}");
+        Diagnostic::error("E0105", None, message).note(note).into()
+    })
+}
+
+/// The name that messages show.
+pub fn display_name(path: &str) -> String {
+    if path == "-" { "<stdin>".into() } else { path.into() }
+}
+
+/// Reads files for imports and weights.
+pub fn files() -> Files<'static> {
+    Files {
+        text: &|path| std::fs::read_to_string(path).map_err(|e| e.to_string()),
+        bytes: &|path| map_file(Path::new(path)),
+    }
+}
+
+/// Reads a model and binds its weights.
+pub fn load(spec: &Spec, args: &Compile, missing: Missing) -> Result<Loaded, Failure> {
+    let start = std::time::Instant::now();
+    let mut options = args.options()?;
+    if spec.has_extension("onnx") {
+        return Err(later("reading ONNX"));
+    }
+    let mut loaded = match spec.has_extension("dlm") {
+        true => compiled(spec, &options)?,
+        false => source(spec, args, missing, &mut options)?,
+    };
+    let inputs = inputs(&loaded.graph);
+    args.pins(&mut loaded.options, &inputs)?;
+    let unbound = loaded.graph.params.iter().any(|id| {
+        loaded.weights.get(loaded.graph.node(*id).op.str("name")).is_none()
+    });
+    if unbound {
+        match missing {
+            Missing::Ignore => {}
+            Missing::Refuse => {
+                crate::plan::parameters(&loaded.graph, &loaded.weights)?;
+            }
+            Missing::Random => {
+                let dims = &loaded.options.dims;
+                let graph = loaded.graph.bind(dims).unwrap_or_else(|_| loaded.graph.clone());
+                let mut all = crate::model::random_weights(&graph, loaded.options.seed)?;
+                all.tensors.extend(std::mem::take(&mut loaded.weights.tensors));
+                loaded.weights = all;
+            }
+        }
+    }
+    loaded.load_ms = start.elapsed().as_secs_f64() * 1e3;
+    Ok(loaded)
+}
+
+fn inputs(graph: &Graph) -> Vec<(String, crate::base::TensorType)> {
+    let of = |id: &crate::ir::NodeId| {
+        let node = graph.node(*id);
+        (node.op.str("name").to_string(), node.results[0].clone())
+    };
+    graph.inputs.iter().map(of).collect()
+}
+
+fn source(
+    spec: &Spec,
+    args: &Compile,
+    missing: Missing,
+    options: &mut Options,
+) -> Result<Loaded, Failure> {
+    let text = text(&spec.path)?;
+    let name = display_name(&spec.path);
+    let read = load::read(&name, &text, spec.name.as_deref(), &files())?;
+    let renames = match &args.weights_map {
+        None => vec![],
+        Some(path) => rename_table(path)?,
+    };
+    let weights = load::weights(&read.graph, &read.weights, &renames, options, &files());
+    let weights = match (weights, missing) {
+        (Ok(w), _) => w,
+        // Looking at a model needs no weights, so a file that is not there is no obstacle.
+        (Err(_), Missing::Ignore | Missing::Random) if args.weights.is_none() => Weights::default(),
+        (Err(d), _) => return Err(Diagnostics { sources: read.sources, list: d.list }.into()),
+    };
+    Ok(Loaded {
+        graph: read.graph,
+        weights,
+        options: options.clone(),
+        sources: read.sources,
+        warnings: read.warnings,
+        load_ms: 0.0,
+    })
+}
+
+/// `--weights-map`: the inside of a `weights` clause's braces.
+fn rename_table(path: &Path) -> Result<Vec<load::RenameRule>, Failure> {
+    let table = text(&path.to_string_lossy())?;
+    let clause = format!("model m(x: f32[]) {{ return x }}\nweights m from \"w\" {{\n{table}\n}}\n");
+    let read = load::read(&path.to_string_lossy(), &clause, None, &files())?;
+    Ok(read.weights.into_iter().flat_map(|w| w.renames).collect())
+}
+
+fn compiled(spec: &Spec, options: &Options) -> Result<Loaded, Failure> {
+    let parts = dlm::read_file(Path::new(&spec.path)).map_err(|e: FormatError| e.within(spec.path.clone()))?;
+    let (graph, weights) = model_file::open(&spec.path, parts)?;
+    let weights = match &options.weights {
+        WeightSource::Declared => weights,
+        WeightSource::Random => crate::model::random_weights(&graph, options.seed)?,
+        WeightSource::Given(given) => given.clone(),
+    };
+    let (sources, warnings) = (SourceMap::default(), vec![]);
+    Ok(Loaded { graph, weights, options: options.clone(), sources, warnings, load_ms: 0.0 })
+}
+
+impl Loaded {
+    /// Compiles, with dumps and warnings on the way.
+    pub fn compile(self, args: &Compile, reporter: &Reporter) -> Result<Model, Failure> {
+        reporter.warnings(&self.sources, &self.warnings);
+        let mut dumped: Result<(), Failure> = Ok(());
+        let mut count = 0;
+        let model = Model::new(self.graph, self.weights, self.options, &mut |pass, graph| {
+            count += 1;
+            let wanted = args.dump_after.as_deref().is_some_and(|d| d == "all" || d == pass);
+            if wanted && dumped.is_ok() {
+                dumped = dump(args, count, pass, graph);
+            }
+        })
+        .map_err(|d| Diagnostics { sources: self.sources, list: d.list })?;
+        dumped?;
+        if args.time_passes {
+            for p in model.passes() {
+                let (before, after) = (p.nodes_before, p.nodes_after);
+                eprintln!("{:>9.3} ms  {:<14} {before} → {after} nodes, {} rewrites", p.ms, p.pass, p.rewrites);
+            }
+        }
+        Ok(model)
+    }
+}
+
+fn dump(args: &Compile, count: usize, pass: &str, graph: &Graph) -> Result<(), Failure> {
+    let text = crate::ir::print::print_graph(graph).text;
+    match &args.dump_dir {
+        None => {
+            eprintln!("// after {pass}\n{text}");
+            Ok(())
+        }
+        Some(dir) => {
+            let path = dir.join(format!("{count:02}-{pass}.dl"));
+            let written = std::fs::create_dir_all(dir)
+                .and_then(|()| crate::base::atomic_file::write(&path, text.as_bytes()));
+            written.map_err(|e| Failure::usage(format!("cannot write `{}`: {e}", path.display())))
+        }
+    }
+}
+
+/// Loads and compiles.
+pub fn model(
+    spec: &Spec,
+    args: &Compile,
+    missing: Missing,
+    reporter: &Reporter,
+) -> Result<Model, Failure> {
+    load(spec, args, missing)?.compile(args, reporter)
+}
