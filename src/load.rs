@@ -7,16 +7,16 @@ use crate::base::diag::{Diagnostic, Severity};
 use crate::base::source::SourceMap;
 use crate::base::tensor::{AlignedBytes, SharedBytes};
 use crate::base::{DType, Tensor};
+pub use crate::front::RenameRule;
 use crate::front::{self, LoadOptions, WeightsOf};
 use crate::import::{FormatError, Weights, safetensors};
 use crate::ir::graph::Graph;
-pub use crate::front::RenameRule;
 use crate::model::{Diagnostics, Model, Options, WeightSource, random_weights};
 
 /// How files are read: imports as text, weights as bytes. Paths are as the model writes them, put
 /// behind the folder of the file that names them.
 pub struct Files<'a> {
-    pub text: &'a dyn Fn(&str) -> Result<String, String>,
+    pub text: &'a (dyn Fn(&str) -> Result<String, String> + Sync),
     pub bytes: &'a dyn Fn(&str) -> Result<SharedBytes, FormatError>,
 }
 
@@ -104,10 +104,13 @@ fn renamed(
         let name = rule.as_ref().map_or(inner, |(name, _)| name.as_str());
         let Some(found) = stored.get(name) else { continue };
         let tensor = match rule {
-            Some((_, r)) if !r.permute.is_empty() => permuted(found, &r.permute).ok_or_else(|| {
-                let message = format!("the axes of `{name}` cannot be permuted by {:?}", r.permute);
-                Diagnostics::from(Diagnostic::error("E0714", None, message))
-            })?,
+            Some((_, r)) if !r.permute.is_empty() => {
+                permuted(found, &r.permute).ok_or_else(|| {
+                    let message =
+                        format!("the axes of `{name}` cannot be permuted by {:?}", r.permute);
+                    Diagnostics::from(Diagnostic::error("E0714", None, message))
+                })?
+            }
             _ => found.clone(),
         };
         out.insert(path, tensor);

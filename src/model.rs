@@ -104,6 +104,12 @@ impl From<Diagnostic> for Diagnostics {
     }
 }
 
+impl From<Box<Diagnostic>> for Diagnostics {
+    fn from(d: Box<Diagnostic>) -> Diagnostics {
+        Diagnostics::of(vec![*d])
+    }
+}
+
 /// An error of an op as a diagnostic; its place is in the notes.
 pub fn of_op(e: OpError) -> Diagnostic {
     let mut d = Diagnostic::error(e.code, None, e.message);

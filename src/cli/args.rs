@@ -131,7 +131,8 @@ impl Compile {
     pub fn options(&self) -> Result<Options, Failure> {
         self.refuse_later()?;
         let mut options = Options {
-            target: Target::parse(&self.target).map_err(|d| Failure { status: 2, diagnostics: d.into() })?,
+            target: Target::parse(&self.target)
+                .map_err(|d| Failure { status: 2, diagnostics: d.into() })?,
             level: [Level::O0, Level::O1, Level::O2, Level::O3][self.opt as usize],
             threads: self.thread_count()?,
             seed: self.seed,
@@ -204,7 +205,9 @@ impl Compile {
         };
         match text.parse::<usize>() {
             Ok(n @ 1..=1024) => Ok(n),
-            _ => Err(Failure::usage(format!("`--threads {text}`: a number from 1 to 1024 is wanted"))),
+            _ => Err(Failure::usage(format!(
+                "`--threads {text}`: a number from 1 to 1024 is wanted"
+            ))),
         }
     }
 

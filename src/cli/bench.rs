@@ -34,7 +34,11 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
-    if !(args.duration >= 0.0 && args.duration <= 3600.0 && args.warmup >= 0.0 && args.warmup <= 3600.0) {
+    if !(args.duration >= 0.0
+        && args.duration <= 3600.0
+        && args.warmup >= 0.0
+        && args.warmup <= 3600.0)
+    {
         return Err(Failure::usage("`--duration` and `--warmup` are seconds, at most 3600"));
     }
     let reporter = Reporter::new(global);
@@ -87,11 +91,17 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
          {:.2} GFLOP/s, {flops} FLOP a run\n\
          compiled in {compile_ms:.1} ms, loaded in {load_ms:.1} ms\n\
          arena {} bytes, weights {weights} bytes, peak memory {} bytes\n",
-        at(0.5), times[0], at(0.9), times.len(), flops as f64 / at(0.5) / 1e3,
-        program.arena_bytes, peak_rss(),
+        at(0.5),
+        times[0],
+        at(0.9),
+        times.len(),
+        flops as f64 / at(0.5) / 1e3,
+        program.arena_bytes,
+        peak_rss(),
     );
     for l in result["launches"].as_array().into_iter().flatten() {
-        let ops: Vec<&str> = l["ops"].as_array().into_iter().flatten().filter_map(|o| o.as_str()).collect();
+        let ops: Vec<&str> =
+            l["ops"].as_array().into_iter().flatten().filter_map(|o| o.as_str()).collect();
         text.push_str(&format!(
             "{:>10.2} µs {:>8.2} GFLOP/s {:>8.2} GB/s  {}\n",
             l["us"].as_f64().unwrap_or(0.0),

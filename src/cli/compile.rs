@@ -47,7 +47,8 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
         wanted.push(("dlm".into(), Some(path.clone())));
     }
     for item in &args.emit {
-        let (kind, path) = item.split_once('=').map_or((item.as_str(), None), |(k, p)| (k, Some(p.into())));
+        let (kind, path) =
+            item.split_once('=').map_or((item.as_str(), None), |(k, p)| (k, Some(p.into())));
         wanted.push((kind.into(), path));
     }
     if wanted.is_empty() {
@@ -65,7 +66,8 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
             }
             _ => emit::text(&kind, &model)?.into_bytes(),
         };
-        let path = path.unwrap_or_else(|| PathBuf::from(format!("{}.{}", spec.stem(), extension(&kind))));
+        let path =
+            path.unwrap_or_else(|| PathBuf::from(format!("{}.{}", spec.stem(), extension(&kind))));
         files.push((kind, path, bytes));
     }
     for (kind, path, bytes) in files {

@@ -22,9 +22,9 @@ pub fn run(_: &Args, global: &Global) -> Result<(), Failure> {
     let peaks = peaks();
     let failed = tests.iter().any(|(_, r)| r.as_ref().is_err_and(|e| !e.starts_with("not here")));
     if global.json {
-        let targets = tests.iter().map(|(name, r)| {
-            json!({ "name": name, "works": r.is_ok(), "message": r.as_ref().err() })
-        });
+        let targets = tests.iter().map(
+            |(name, r)| json!({ "name": name, "works": r.is_ok(), "message": r.as_ref().err() }),
+        );
         out::json(&json!({
             "dlc": env!("CARGO_PKG_VERSION"),
             "cpu": {

@@ -124,9 +124,11 @@ pub fn load(spec: &Spec, args: &Compile, missing: Missing) -> Result<Loaded, Fai
     };
     let inputs = inputs(&loaded.graph);
     args.pins(&mut loaded.options, &inputs)?;
-    let unbound = loaded.graph.params.iter().any(|id| {
-        loaded.weights.get(loaded.graph.node(*id).op.str("name")).is_none()
-    });
+    let unbound = loaded
+        .graph
+        .params
+        .iter()
+        .any(|id| loaded.weights.get(loaded.graph.node(*id).op.str("name")).is_none());
     if unbound {
         match missing {
             Missing::Ignore => {}
@@ -187,13 +189,15 @@ fn source(
 /// `--weights-map`: the inside of a `weights` clause's braces.
 fn rename_table(path: &Path) -> Result<Vec<load::RenameRule>, Failure> {
     let table = text(&path.to_string_lossy())?;
-    let clause = format!("model m(x: f32[]) {{ return x }}\nweights m from \"w\" {{\n{table}\n}}\n");
+    let clause =
+        format!("model m(x: f32[]) {{ return x }}\nweights m from \"w\" {{\n{table}\n}}\n");
     let read = load::read(&path.to_string_lossy(), &clause, None, &files())?;
     Ok(read.weights.into_iter().flat_map(|w| w.renames).collect())
 }
 
 fn compiled(spec: &Spec, options: &Options) -> Result<Loaded, Failure> {
-    let parts = dlm::read_file(Path::new(&spec.path)).map_err(|e: FormatError| e.within(spec.path.clone()))?;
+    let parts = dlm::read_file(Path::new(&spec.path))
+        .map_err(|e: FormatError| e.within(spec.path.clone()))?;
     let (graph, weights) = model_file::open(&spec.path, parts)?;
     let weights = match &options.weights {
         WeightSource::Declared => weights,
@@ -222,7 +226,10 @@ impl Loaded {
         if args.time_passes {
             for p in model.passes() {
                 let (before, after) = (p.nodes_before, p.nodes_after);
-                eprintln!("{:>9.3} ms  {:<14} {before} → {after} nodes, {} rewrites", p.ms, p.pass, p.rewrites);
+                eprintln!(
+                    "{:>9.3} ms  {:<14} {before} → {after} nodes, {} rewrites",
+                    p.ms, p.pass, p.rewrites
+                );
             }
         }
         Ok(model)

@@ -45,7 +45,13 @@ fn page(row: &OpRow) -> String {
         Arity::Variadic => format!("{}…", o.name),
     };
     let operands: Vec<String> = row.operands.iter().map(operand).collect();
-    let mut text = format!("{}({}) -> {}\n\n{}\n", row.name, operands.join(", "), row.results.join(", "), row.doc);
+    let mut text = format!(
+        "{}({}) -> {}\n\n{}\n",
+        row.name,
+        operands.join(", "),
+        row.results.join(", "),
+        row.doc
+    );
     if !row.operands.is_empty() {
         text.push_str("\nOperands\n");
         for o in row.operands {

@@ -123,7 +123,8 @@ impl Reporter {
                 let source = sources.file(file);
                 let mut snippet = Snippet::source(&*source.text).path(&source.name);
                 if file == span.file {
-                    snippet = snippet.annotation(AnnotationKind::Primary.span(range(sources, span)));
+                    snippet =
+                        snippet.annotation(AnnotationKind::Primary.span(range(sources, span)));
                 }
                 for label in d.labels.iter().filter(|l| l.span.file == file) {
                     let at = AnnotationKind::Context.span(range(sources, label.span));

@@ -154,7 +154,8 @@ fn inputs(model: &Model, items: &[String]) -> Result<BTreeMap<String, Tensor>, F
     let mut all = BTreeMap::new();
     for (name, text) in texts {
         let ty = &declared.iter().find(|(n, _)| *n == name).expect("names are checked").1;
-        let tensor = value::parse(&text, Some(ty)).map_err(|e| e.within(format!("--input {name}")))?;
+        let tensor =
+            value::parse(&text, Some(ty)).map_err(|e| e.within(format!("--input {name}")))?;
         all.insert(name, tensor);
     }
     Ok(all)
@@ -170,7 +171,9 @@ pub fn filled(
         if let Some(t) = given.get(&name) {
             let alone = one_input(&name, &ty);
             let found = bind::solve(&alone, &[t.shape().to_vec()], &dims);
-            dims = found.map_err(|e| crate::model::Diagnostics::of(e.into_iter().map(crate::model::of_op).collect()))?;
+            dims = found.map_err(|e| {
+                crate::model::Diagnostics::of(e.into_iter().map(crate::model::of_op).collect())
+            })?;
         }
     }
     let seed = model.options().seed;
@@ -223,7 +226,8 @@ fn checked(
     inputs: &BTreeMap<String, Tensor>,
 ) -> Result<Vec<(String, Tensor)>, Failure> {
     let outputs = model.run(inputs)?;
-    let finite = |t: &Tensor| !t.dtype().is_float() || (0..t.numel()).all(|i| t.get_f64(i).is_finite());
+    let finite =
+        |t: &Tensor| !t.dtype().is_float() || (0..t.numel()).all(|i| t.get_f64(i).is_finite());
     for (name, t) in inputs {
         if !finite(t) {
             return Err(Failure::fault(format!("input `{name}` is not finite")));

@@ -86,10 +86,9 @@ fn schema(name: &str) -> Option<Json> {
             ("weights_bytes", int()),
             ("compile_ms", number()),
         ]),
-        "run" => object(&[(
-            "outputs",
-            json!({ "type": "object", "additionalProperties": tensor() }),
-        )]),
+        "run" => {
+            object(&[("outputs", json!({ "type": "object", "additionalProperties": tensor() }))])
+        }
         "bench" => object(&[
             ("median_us", number()),
             ("min_us", number()),

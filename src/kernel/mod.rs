@@ -8,6 +8,7 @@ pub mod ir;
 pub mod legalize;
 pub mod math;
 pub mod nest;
+pub mod print;
 pub mod random;
 mod rebuild;
 pub mod resolve;

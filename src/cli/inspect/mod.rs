@@ -119,7 +119,8 @@ fn refuse_later(args: &Args, format: Format) -> Result<(), Failure> {
     match format {
         Format::Svg | Format::Html => Err(later("this format")),
         Format::Dot if !matches!(view, "graph" | "schedule") => {
-            Err(Failure::usage(format!("`{view}` has no dot form")).help("graph and schedule have one"))
+            Err(Failure::usage(format!("`{view}` has no dot form"))
+                .help("graph and schedule have one"))
         }
         Format::Text | Format::Json | Format::Dot => Ok(()),
     }

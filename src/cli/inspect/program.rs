@@ -18,7 +18,8 @@ fn plan(model: &Model) -> Result<Arc<Plan>, Failure> {
 pub fn fusion(model: &Model) -> Result<Json, Failure> {
     let plan = plan(model)?;
     let f = &plan.fusion;
-    let groups = f.groups.iter().map(|(id, g)| json!({ "id": id.0, "anchor": g.anchor, "ops": g.ops }));
+    let groups =
+        f.groups.iter().map(|(id, g)| json!({ "id": id.0, "anchor": g.anchor, "ops": g.ops }));
     let decisions = f.decisions.iter().map(|d| {
         json!({
             "producer": d.producer, "consumer": d.consumer, "fused": d.fused, "reason": d.reason,
@@ -55,7 +56,10 @@ pub fn fusion_text(view: &Json) -> String {
 
 fn words(list: &Json) -> String {
     let items = list.as_array().into_iter().flatten();
-    items.map(|w| w.as_str().map_or_else(|| w.to_string(), str::to_string)).collect::<Vec<_>>().join(" ")
+    items
+        .map(|w| w.as_str().map_or_else(|| w.to_string(), str::to_string))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 pub fn schedule(model: &Model, step: bool) -> Result<Json, Failure> {
@@ -136,9 +140,7 @@ pub fn schedule_dot(model: &Model) -> Result<String, Failure> {
 }
 
 fn bytes(ports: &[Port]) -> u64 {
-    let of = |p: &Port| {
-        p.shape.iter().map(|&d| d as u64).product::<u64>() * p.dtype.bytes() as u64
-    };
+    let of = |p: &Port| p.shape.iter().map(|&d| d as u64).product::<u64>() * p.dtype.bytes() as u64;
     ports.iter().map(of).sum()
 }
 
@@ -186,7 +188,12 @@ pub fn memory_text(view: &Json) -> String {
         let alias = b["alias_of"].as_u64().map_or(String::new(), |a| format!("  in place of {a}"));
         text.push_str(&format!(
             "{:>5} {:>12} +{:<10} launches {:>4}..={:<4} {}{alias}\n",
-            b["id"], b["offset"], b["bytes"], b["first"], b["last"], b["name"].as_str().unwrap_or(""),
+            b["id"],
+            b["offset"],
+            b["bytes"],
+            b["first"],
+            b["last"],
+            b["name"].as_str().unwrap_or(""),
         ));
     }
     text
@@ -196,9 +203,8 @@ pub fn kernels(model: &Model) -> Result<Json, Failure> {
     let plan = plan(model)?;
     let p = &plan.program;
     let row = |(i, k): (usize, &crate::kernel::ir::Kernel)| {
-        let launches: Vec<usize> = (0..p.launches.len())
-            .filter(|l| p.launches[*l].kernel.0 as usize == i)
-            .collect();
+        let launches: Vec<usize> =
+            (0..p.launches.len()).filter(|l| p.launches[*l].kernel.0 as usize == i).collect();
         let generator = launches.first().map(|l| p.launches[*l].generator);
         json!({
             "id": i, "name": k.name, "generator": generator, "grid": k.grid,

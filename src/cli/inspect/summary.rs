@@ -17,9 +17,7 @@ fn shape(ty: &TensorType) -> Json {
 }
 
 fn ports(list: Vec<(String, TensorType)>) -> Json {
-    let port = |(name, ty): (String, TensorType)| {
-        json!({ "name": name, "dtype": ty.dtype.name(), "shape": shape(&ty) })
-    };
+    let port = |(name, ty): (String, TensorType)| json!({ "name": name, "dtype": ty.dtype.name(), "shape": shape(&ty) });
     list.into_iter().map(port).collect()
 }
 
@@ -45,12 +43,20 @@ pub fn inputs_text(view: &Json) -> String {
     for kind in ["inputs", "outputs"] {
         for p in view[kind].as_array().into_iter().flatten() {
             let kind = kind.trim_end_matches('s');
-            text.push_str(&format!("{kind:<7} {}: {}\n", p["name"].as_str().unwrap_or(""), type_text(p)));
+            text.push_str(&format!(
+                "{kind:<7} {}: {}\n",
+                p["name"].as_str().unwrap_or(""),
+                type_text(p)
+            ));
         }
     }
     for d in view["dims"].as_array().into_iter().flatten() {
         let high = if d["high"].is_null() { String::new() } else { format!("={}", d["high"]) };
-        text.push_str(&format!("dim     {} in {}..{high}\n", d["name"].as_str().unwrap_or(""), d["low"]));
+        text.push_str(&format!(
+            "dim     {} in {}..{high}\n",
+            d["name"].as_str().unwrap_or(""),
+            d["low"]
+        ));
     }
     text
 }
@@ -70,7 +76,8 @@ pub fn passes(model: &Model) -> Result<Json, Failure> {
 }
 
 pub fn passes_text(view: &Json) -> String {
-    let mut text = format!("{:<18} {:>10} {:>8} {:>8} {:>9}\n", "pass", "ms", "before", "after", "rewrites");
+    let mut text =
+        format!("{:<18} {:>10} {:>8} {:>8} {:>9}\n", "pass", "ms", "before", "after", "rewrites");
     for p in view.as_array().into_iter().flatten() {
         text.push_str(&format!(
             "{:<18} {:>10.3} {:>8} {:>8} {:>9}\n",
@@ -154,10 +161,9 @@ fn node_flops(graph: &Graph, id: crate::ir::NodeId) -> Option<u64> {
     let mut copy = crate::ir::Node::new(node.op.clone(), operands, node.results.clone());
     copy.regions = node.regions.clone();
     let new = alone.add(copy);
-    alone.outputs.push(crate::ir::graph::Output {
-        name: "y".into(),
-        value: Value { node: new, result: 0 },
-    });
+    alone
+        .outputs
+        .push(crate::ir::graph::Output { name: "y".into(), value: Value { node: new, result: 0 } });
     let steps = [crate::pass::Step::Pass("expand"), crate::pass::Step::Pass("dce")];
     let control = crate::pass::Control::default();
     crate::pass::run(&mut alone, &steps, &control, &mut |_, _| {}).ok()?;
@@ -182,7 +188,9 @@ pub fn summary_text(view: &Json) -> String {
     let open = |v: &Json| if v.is_null() { "open".to_string() } else { v.to_string() };
     text.push_str(&format!(
         "{} parameters, {} FLOP, {} bytes of arena\n",
-        view["params"], open(&view["flops"]), open(&view["arena_bytes"])
+        view["params"],
+        open(&view["flops"]),
+        open(&view["arena_bytes"])
     ));
     text
 }
