@@ -1,7 +1,8 @@
 //! From any CPU kernel to one that an emitter can print instruction by instruction.
 //!
 //! Legalizing changes no bit of a result. Its steps: [`expand_math`] (transcendental functions
-//! as polynomials, which define these functions), [`widen()`] (narrow elements as i32), [`split()`] (vectors as registers).
+//! as polynomials, which define these functions), [`widen()`] (narrow elements as i32), [`split()`] (vectors as registers), and
+//! removal of what nobody uses.
 //!
 //! # What an emitter must support
 //! `V` is a vector that fills a register (`vector_bytes`), `L4` and `L8` its lanes of 4 and 8 bytes.
@@ -41,6 +42,7 @@ pub use widen::widen;
 
 use super::ir::Kernel;
 use super::math::expand_math;
+use super::simplify::dce;
 use crate::base::machine::Machine;
 
 /// What the legal form is for one machine.
@@ -76,5 +78,5 @@ pub fn legalize(kernel: &Kernel, machine: &Machine) -> Kernel {
 
 /// The kernel in a given legal form.
 pub fn legalize_to(kernel: &Kernel, form: Form) -> Kernel {
-    split(&widen(&expand_math(kernel)), form)
+    dce(&split(&widen(&expand_math(kernel)), form))
 }

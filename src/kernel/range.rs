@@ -1,0 +1,352 @@
+//! What is known of the integers in a kernel: an interval for each register (over all lanes), and
+//! for indices a linear form over *atoms* (grid coordinates, loop counters, and results that are not
+//! linear), whose own bounds may be linear forms too: a loop to `min(48, n - 48 g)` is within `n`.
+//!
+//! Arithmetic is in i128; what could leave 64 bits counts as unknown. Linear in the kernel's size:
+//! forms have at most [`MAX_TERMS`] terms, and a bound takes at most [`MAX_STEPS`] substitutions.
+
+use std::collections::BTreeMap;
+
+use super::ir::*;
+use crate::base::DType;
+
+const MAX_TERMS: usize = 16;
+const MAX_STEPS: u32 = 200;
+
+/// Both ends included.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Interval {
+    pub lo: i128,
+    pub hi: i128,
+}
+
+impl Interval {
+    pub fn new(lo: i128, hi: i128) -> Interval {
+        Interval { lo, hi }
+    }
+
+    fn of(dtype: DType) -> Interval {
+        let bits = 8 * dtype.bytes() as u32;
+        match dtype {
+            DType::Bool => Interval::new(0, 1),
+            d if d.is_unsigned_int() => Interval::new(0, (1i128 << bits) - 1),
+            _ => Interval::new(-(1i128 << (bits - 1)), (1i128 << (bits - 1)) - 1),
+        }
+    }
+
+    fn hull(self, other: Interval) -> Interval {
+        Interval::new(self.lo.min(other.lo), self.hi.max(other.hi))
+    }
+
+    fn within(self, other: Interval) -> bool {
+        other.lo <= self.lo && self.hi <= other.hi
+    }
+}
+
+/// `constant + Σ coefficient · atom`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Form {
+    pub constant: i128,
+    pub terms: BTreeMap<Val, i128>,
+}
+
+impl Form {
+    fn constant(c: i128) -> Form {
+        Form { constant: c, terms: BTreeMap::new() }
+    }
+
+    fn atom(v: Val) -> Form {
+        Form { constant: 0, terms: BTreeMap::from([(v, 1)]) }
+    }
+
+    /// `self + factor · other`; `None` where it grows too large.
+    pub fn plus(&self, factor: i128, other: &Form) -> Option<Form> {
+        let small = |c: i128| (c.unsigned_abs() < 1 << 90).then_some(c);
+        let mut out = self.clone();
+        out.constant = small(out.constant.checked_add(factor.checked_mul(other.constant)?)?)?;
+        for (v, c) in &other.terms {
+            let sum = out.terms.entry(*v).or_insert(0);
+            *sum = small(sum.checked_add(factor.checked_mul(*c)?)?)?;
+            if *sum == 0 {
+                out.terms.remove(v);
+            }
+        }
+        (out.terms.len() <= MAX_TERMS).then_some(out)
+    }
+}
+
+/// Intervals and forms of a kernel's registers, filled while walking it in program order.
+pub struct Ranges<'k> {
+    kernel: &'k Kernel,
+    intervals: Vec<Option<Interval>>,
+    forms: Vec<Option<Form>>,
+    /// Forms that an atom does not exceed, and that do not exceed it.
+    uppers: BTreeMap<Val, Vec<Form>>,
+    lowers: BTreeMap<Val, Vec<Form>>,
+    /// Atoms that are a quotient or a remainder: of which form, by what.
+    pub parts: BTreeMap<Val, (Op, Form, i128)>,
+    /// The grid axis of an atom.
+    pub axes: BTreeMap<Val, u8>,
+    conditions: BTreeMap<Val, (Op, Val, Val)>,
+}
+
+impl<'k> Ranges<'k> {
+    pub fn new(kernel: &'k Kernel) -> Ranges<'k> {
+        let n = kernel.types.len();
+        Ranges {
+            kernel,
+            intervals: vec![None; n],
+            forms: vec![None; n],
+            uppers: BTreeMap::new(),
+            lowers: BTreeMap::new(),
+            parts: BTreeMap::new(),
+            axes: BTreeMap::new(),
+            conditions: BTreeMap::new(),
+        }
+    }
+
+    /// All values of a register of integers.
+    pub fn interval(&self, v: Val) -> Interval {
+        let whole = || Interval::of(self.kernel.ty(v).dtype());
+        self.intervals[v.0 as usize].unwrap_or_else(whole)
+    }
+
+    /// The form of an index.
+    pub fn form(&self, v: Val) -> Form {
+        self.forms[v.0 as usize].clone().unwrap_or_else(|| Form::atom(v))
+    }
+
+    /// The least and the greatest value of a form.
+    pub fn bounds(&self, form: &Form) -> Interval {
+        let (mut steps, mut more) = (MAX_STEPS, MAX_STEPS);
+        let minus = Form::default().plus(-1, form).unwrap_or_default();
+        Interval::new(-self.greatest(&minus, &mut steps), self.greatest(form, &mut more))
+    }
+
+    /// An upper bound of a form: the best of intervals alone and of replacing its latest atom by
+    /// the forms that bound it.
+    fn greatest(&self, form: &Form, steps: &mut u32) -> i128 {
+        let end = |(v, c): (&Val, &i128)| {
+            let i = self.interval(*v);
+            c.saturating_mul(if *c > 0 { i.hi } else { i.lo })
+        };
+        let mut best = form.terms.iter().map(end).fold(form.constant, i128::saturating_add);
+        for (v, c) in form.terms.iter().rev() {
+            let known = if *c > 0 { &self.uppers } else { &self.lowers };
+            for bound in known.get(v).into_iter().flatten() {
+                if *steps == 0 {
+                    return best;
+                }
+                *steps -= 1;
+                let mut rest = form.clone();
+                rest.terms.remove(v);
+                if let Some(replaced) = rest.plus(*c, bound) {
+                    best = best.min(self.greatest(&replaced, steps));
+                }
+            }
+        }
+        best
+    }
+
+    /// Takes in an instruction; loops and branches by `enter_loop` and `assume`.
+    pub fn see(&mut self, inst: &Inst) {
+        match inst {
+            Inst::Const { dst, value } => {
+                if let Some(c) = value.as_int() {
+                    self.set(*dst, Interval::new(c as i128, c as i128));
+                    self.set_form(*dst, Some(Form::constant(c as i128)));
+                }
+            }
+            Inst::Grid { dst, axis } => {
+                self.set(*dst, Interval::new(0, self.kernel.grid[*axis as usize] as i128 - 1));
+                self.axes.insert(*dst, *axis);
+            }
+            Inst::Local { dst, axis } => {
+                self.set(*dst, Interval::new(0, self.kernel.local[*axis as usize] as i128 - 1));
+            }
+            Inst::Op { dst, op, args } => self.op(*dst, *op, args),
+            Inst::Lane { dst, op, args } => {
+                let d = self.kernel.ty(*dst).dtype();
+                let from = self.kernel.ty(args[0]).dtype();
+                let ints = |d: DType| d.is_int() || d == DType::Bool;
+                if *op == LaneOp::Bitcast || !ints(d) || !ints(from) {
+                    return;
+                }
+                let parts = args.iter().map(|v| self.interval(*v));
+                let whole = parts.reduce(Interval::hull);
+                if let Some(i) = whole.filter(|i| i.within(Interval::of(d))) {
+                    self.set(*dst, i);
+                }
+            }
+            Inst::Fold { .. }
+            | Inst::Load { .. }
+            | Inst::Store { .. }
+            | Inst::For { .. }
+            | Inst::If { .. }
+            | Inst::Barrier => {}
+        }
+    }
+
+    fn set(&mut self, v: Val, i: Interval) {
+        self.intervals[v.0 as usize] = Some(i);
+    }
+
+    fn set_form(&mut self, v: Val, form: Option<Form>) {
+        if self.kernel.ty(v) == Ty::Index {
+            self.forms[v.0 as usize] = form;
+        }
+    }
+
+    /// The counter of a loop whose body follows.
+    pub fn enter_loop(&mut self, counter: Val, lo: Val, hi: Val, step: i64) {
+        let (from, to) = (self.interval(lo), self.interval(hi));
+        let mut last = to.hi - 1;
+        if from.lo == from.hi && last >= from.lo {
+            // The last value that the steps reach, where the end is known.
+            let step = step as i128;
+            last = match to.lo == to.hi {
+                true => from.lo + (last - from.lo) / step * step,
+                false => last,
+            };
+        }
+        self.set(counter, Interval::new(from.lo, last.max(from.lo)));
+        let one = Form::constant(1);
+        if let Some(upper) = self.form(hi).plus(-1, &one) {
+            self.uppers.entry(counter).or_default().push(upper);
+        }
+        let lower = self.form(lo);
+        self.lowers.entry(counter).or_default().push(lower);
+    }
+
+    /// Takes a condition as true until `forget` gets what this returns.
+    pub fn assume(&mut self, cond: Val) -> Vec<(Val, bool)> {
+        let Some((op, a, b)) = self.conditions.get(&cond).copied() else { return vec![] };
+        if op == Op::And {
+            return [self.assume(a), self.assume(b)].concat();
+        }
+        // a + d <= b
+        let (a, b, d) = match op {
+            Op::Lt => (a, b, 1),
+            Op::Le => (a, b, 0),
+            Op::Gt => (b, a, 1),
+            Op::Ge => (b, a, 0),
+            _ => return vec![],
+        };
+        let Some(gap) = self.form(a).plus(-1, &self.form(b)) else { return vec![] };
+        let Some(gap) = gap.plus(d, &Form::constant(1)) else { return vec![] };
+        // gap <= 0: atoms with the coefficient 1 have an upper, with -1 a lower bound.
+        let mut assumed = vec![];
+        for (v, c) in gap.terms.clone() {
+            let mut rest = gap.clone();
+            rest.terms.remove(&v);
+            let bound = if c == 1 { Form::default().plus(-1, &rest) } else { Some(rest) };
+            let Some(bound) = bound.filter(|_| c.abs() == 1) else { continue };
+            let side = if c == 1 { &mut self.uppers } else { &mut self.lowers };
+            side.entry(v).or_default().push(bound);
+            assumed.push((v, c == 1));
+        }
+        assumed
+    }
+
+    /// Ends an assumption.
+    pub fn forget(&mut self, assumed: Vec<(Val, bool)>) {
+        for (v, upper) in assumed.into_iter().rev() {
+            let side = if upper { &mut self.uppers } else { &mut self.lowers };
+            side.entry(v).or_default().pop();
+        }
+    }
+
+    fn op(&mut self, dst: Val, op: Op, args: &[Val]) {
+        let ty = self.kernel.ty(args[if op == Op::Select { 1 } else { 0 }]);
+        let d = ty.dtype();
+        if op == Op::And && ty == Ty::Mask(1) {
+            self.conditions.insert(dst, (op, args[0], args[1]));
+        }
+        if !d.is_int() {
+            return;
+        }
+        let interval = |s: &Self, i: usize| s.interval(args[i]);
+        if ty == Ty::Index {
+            self.index_op(dst, op, args);
+        }
+        let (a, b) = (interval(self, 0), args.get(1).map(|v| self.interval(*v)));
+        let b = b.unwrap_or(a);
+        let result = match op {
+            Op::Add => Interval::new(a.lo + b.lo, a.hi + b.hi),
+            Op::Sub => Interval::new(a.lo - b.hi, a.hi - b.lo),
+            Op::Mul => {
+                let ends = [a.lo, a.hi].map(|x| [b.lo, b.hi].map(|y| x.saturating_mul(y)));
+                let ends = ends.as_flattened();
+                let least = |m: i128, v: &i128| m.min(*v);
+                let most = |m: i128, v: &i128| m.max(*v);
+                Interval::new(ends.iter().fold(i128::MAX, least), ends.iter().fold(i128::MIN, most))
+            }
+            Op::Div if ty == Ty::Index && b.lo > 0 && b.lo == b.hi => {
+                Interval::new(a.lo.div_euclid(b.lo), a.hi.div_euclid(b.lo))
+            }
+            Op::Div if b.lo > 0 && b.lo == b.hi => Interval::new(a.lo / b.lo, a.hi / b.lo),
+            Op::Rem if b.lo > 0 && b.lo == b.hi && (ty == Ty::Index || a.lo >= 0) => {
+                let same = a.lo >= 0 && a.hi < b.lo;
+                if same { a } else { Interval::new(0, b.lo - 1) }
+            }
+            Op::Min => Interval::new(a.lo.min(b.lo), a.hi.min(b.hi)),
+            Op::Max => Interval::new(a.lo.max(b.lo), a.hi.max(b.hi)),
+            Op::And if a.lo >= 0 || b.lo >= 0 => {
+                let most = |i: Interval| if i.lo >= 0 { i.hi } else { i128::MAX };
+                Interval::new(0, most(a).min(most(b)))
+            }
+            Op::Shr if a.lo >= 0 => Interval::new(0, a.hi),
+            Op::Select => interval(self, 1).hull(interval(self, 2)),
+            Op::Neg => Interval::new(-a.hi, -a.lo),
+            _ => return,
+        };
+        let compare = matches!(op, Op::Eq | Op::Ne | Op::Lt | Op::Le | Op::Gt | Op::Ge);
+        if !compare && result.within(Interval::of(d)) {
+            self.set(dst, result);
+        }
+    }
+
+    fn index_op(&mut self, dst: Val, op: Op, args: &[Val]) {
+        let form = |s: &Self, i: usize| s.form(args[i]);
+        let constant = |s: &Self, i: usize| {
+            let v = s.interval(args[i]);
+            (v.lo == v.hi).then_some(v.lo)
+        };
+        match op {
+            Op::Add => self.set_form(dst, form(self, 0).plus(1, &form(self, 1))),
+            Op::Sub => self.set_form(dst, form(self, 0).plus(-1, &form(self, 1))),
+            Op::Neg => self.set_form(dst, Form::default().plus(-1, &form(self, 0))),
+            Op::Mul => {
+                let (x, c) = match (constant(self, 0), constant(self, 1)) {
+                    (_, Some(c)) => (0, c),
+                    (Some(c), _) => (1, c),
+                    (None, None) => return,
+                };
+                self.set_form(dst, Form::default().plus(c, &form(self, x)));
+            }
+            Op::Div | Op::Rem => {
+                let Some(c) = constant(self, 1) else { return };
+                let a = form(self, 0);
+                if op == Op::Rem {
+                    // A remainder does not exceed what is divided, if that is not negative.
+                    if self.interval(args[0]).lo >= 0 {
+                        self.uppers.entry(dst).or_default().push(a.clone());
+                    }
+                }
+                self.parts.insert(dst, (op, a, c));
+            }
+            Op::Min => {
+                let both = [form(self, 0), form(self, 1)];
+                self.uppers.entry(dst).or_default().extend(both);
+            }
+            Op::Max => {
+                let both = [form(self, 0), form(self, 1)];
+                self.lowers.entry(dst).or_default().extend(both);
+            }
+            Op::Lt | Op::Le | Op::Gt | Op::Ge => {
+                self.conditions.insert(dst, (op, args[0], args[1]));
+            }
+            _ => {}
+        }
+    }
+}

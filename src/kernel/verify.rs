@@ -1,0 +1,400 @@
+//! What holds for every kernel that reaches a target. This list is the specification:
+//!
+//! 1. Types, scopes, yields: `types::check_types`.
+//! 2. Every access lies inside its buffer, for all grid points and iterations: by intervals and
+//!    linear bounds ([`Ranges`]). What cannot be proved is an error: clamp, or bound the loop.
+//! 3. Grid points do not write the same elements: a store whose address is the same for two grid
+//!    points is an error. (Where that cannot be decided the kernel passes.)
+//! 4. Worker scratch is written before it is read, in program order.
+//! 5. `inplace(out, in)`: no load of `in` comes after a store to `out`, but for loops that load an
+//!    element before they store to it.
+//! 6. No `Fma` in the separate class.
+//! 7. On the CPU `local` is 1, there is no barrier, and no scratch is shared.
+//!
+//! In time about linear in the size of the kernel.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::ir::*;
+use super::range::{Form, Interval, Ranges};
+use super::types::{Invalid, buffer_of, check_types};
+use crate::base::machine::Numerics;
+
+/// Checks a kernel for the CPU; the first fault found is the answer.
+pub fn verify(kernel: &Kernel) -> Result<(), Invalid> {
+    check_types(kernel)?;
+    let mut v = Verifier {
+        kernel,
+        ranges: Ranges::new(kernel),
+        at: None,
+        written: BTreeSet::new(),
+        stores: vec![],
+        loads: vec![],
+        clock: 0,
+        loops: vec![],
+    };
+    let result = v.header().and_then(|()| v.region(&kernel.body));
+    let result = result.and_then(|()| v.in_place()).and_then(|()| v.disjoint());
+    result.map_err(|what| Invalid { kernel: kernel.name.clone(), at: v.at, what })
+}
+
+/// A load or store, for the rules about pairs of them.
+struct Touch {
+    inst: Val,
+    at: Addr,
+    form: Form,
+    lanes: u16,
+    /// Its place in program order, and the loops around it (by their places).
+    clock: u32,
+    loops: Vec<u32>,
+}
+
+struct Verifier<'k> {
+    kernel: &'k Kernel,
+    ranges: Ranges<'k>,
+    at: Option<Val>,
+    /// Scratch that was stored to.
+    written: BTreeSet<u16>,
+    stores: Vec<Touch>,
+    loads: Vec<Touch>,
+    clock: u32,
+    loops: Vec<u32>,
+}
+
+type Check = Result<(), String>;
+
+impl Verifier<'_> {
+    fn header(&self) -> Check {
+        if self.kernel.local != [1; 3] {
+            return Err("on the CPU a workgroup has one invocation".into());
+        }
+        match self.kernel.scratch.iter().all(|s| s.scope == Scope::Worker) {
+            true => Ok(()),
+            false => Err("on the CPU no scratch is shared".into()),
+        }
+    }
+
+    fn region(&mut self, region: &Region) -> Check {
+        for inst in &region.insts {
+            self.at = inst.defs().first().copied().or(self.at);
+            self.clock += 1;
+            match inst {
+                Inst::For { lo, hi, step, body, .. } => {
+                    self.ranges.enter_loop(body.params[0], *lo, *hi, *step);
+                    // A loop that never runs holds no accesses.
+                    if self.ranges.interval(*hi).hi <= self.ranges.interval(*lo).lo {
+                        continue;
+                    }
+                    self.loops.push(self.clock);
+                    self.region(body)?;
+                    self.loops.pop();
+                }
+                Inst::If { cond, then, els, .. } => {
+                    let assumed = self.ranges.assume(*cond);
+                    self.region(then)?;
+                    self.ranges.forget(assumed);
+                    self.region(els)?;
+                }
+                Inst::Load { dst, at, mode, valid, .. } => {
+                    let (valid, spread) = match mode {
+                        LoadMode::Contig => (*valid, Interval::new(0, *valid as i128 - 1)),
+                        LoadMode::Splat => (1, Interval::new(0, 0)),
+                        LoadMode::Gather(idx) => (*valid, self.ranges.interval(*idx)),
+                    };
+                    let form = self.access(at, spread)?;
+                    if let Buf::Scratch(s) = at.buf
+                        && !self.written.contains(&s)
+                    {
+                        return Err(format!("scratch {s} is read before it is written"));
+                    }
+                    let touch = self.touch(*dst, at, form, valid);
+                    self.loads.push(touch);
+                }
+                Inst::Store { at, v, valid } => {
+                    self.at = Some(*v);
+                    let form = self.access(at, Interval::new(0, *valid as i128 - 1))?;
+                    if let Buf::Scratch(s) = at.buf {
+                        self.written.insert(s);
+                    }
+                    let touch = self.touch(*v, at, form, *valid);
+                    self.stores.push(touch);
+                }
+                Inst::Op { op: Op::Fma, .. } if self.kernel.numerics == Numerics::Separate => {
+                    return Err("a fused multiply-add in the separate class".into());
+                }
+                Inst::Barrier => return Err("a barrier on the CPU".into()),
+                Inst::Const { .. }
+                | Inst::Grid { .. }
+                | Inst::Local { .. }
+                | Inst::Op { .. }
+                | Inst::Fold { .. }
+                | Inst::Lane { .. } => self.ranges.see(inst),
+            }
+        }
+        Ok(())
+    }
+
+    fn touch(&self, inst: Val, at: &Addr, form: Form, lanes: u16) -> Touch {
+        Touch { inst, at: *at, form, lanes, clock: self.clock, loops: self.loops.clone() }
+    }
+
+    /// Checks that an access with these offsets from its address is inside the buffer.
+    fn access(&self, at: &Addr, spread: Interval) -> Result<Form, String> {
+        let len = buffer_of(self.kernel, at.buf).map_or(0, |(_, len)| len) as i128;
+        let mut form = self.ranges.form(at.base);
+        form.constant += at.plus as i128;
+        let bounds = self.ranges.bounds(&form);
+        let (lo, hi) = (bounds.lo.saturating_add(spread.lo), bounds.hi.saturating_add(spread.hi));
+        if lo >= 0 && hi < len {
+            return Ok(form);
+        }
+        Err(format!("elements {lo} to {hi} of {}, which has {len}", self.name(at.buf)))
+    }
+
+    fn name(&self, buf: Buf) -> String {
+        match buf {
+            Buf::Param(i) => format!("`{}`", self.kernel.params[i as usize].name),
+            Buf::Scratch(i) => format!("scratch {i}"),
+        }
+    }
+
+    fn in_place(&mut self) -> Check {
+        for (out, input) in &self.kernel.inplace {
+            let stores: Vec<&Touch> =
+                self.stores.iter().filter(|s| s.at.buf == Buf::Param(*out)).collect();
+            for load in self.loads.iter().filter(|l| l.at.buf == Buf::Param(*input)) {
+                let same = |s: &&Touch| s.form == load.form && s.lanes == load.lanes;
+                let ok = stores.iter().all(|s| {
+                    let shared = s.loops.iter().any(|l| load.loops.contains(l));
+                    match s.clock < load.clock {
+                        true => false,
+                        false => !shared || stores.iter().any(same),
+                    }
+                });
+                if !ok {
+                    self.at = Some(load.inst);
+                    return Err(format!(
+                        "{} is loaded after {}, which may be the same buffer, is stored to",
+                        self.name(load.at.buf),
+                        self.name(Buf::Param(*out))
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses stores whose address does not depend on a grid axis with several points.
+    fn disjoint(&mut self) -> Check {
+        let mut depends: BTreeMap<Val, BTreeSet<u8>> = BTreeMap::new();
+        axes_of(&self.kernel.body, &BTreeSet::new(), &mut depends);
+        let none = BTreeSet::new();
+        for store in &self.stores {
+            let Buf::Param(p) = store.at.buf else { continue };
+            let by = depends.get(&store.at.base).unwrap_or(&none);
+            let guard = depends.get(&store.inst).unwrap_or(&none);
+            for axis in 0..3u8 {
+                if self.kernel.grid[axis as usize] > 1 && !by.contains(&axis) {
+                    // A guard by the grid may still keep the points apart.
+                    if guard.contains(&(axis + GUARDED)) {
+                        continue;
+                    }
+                    self.at = Some(store.inst);
+                    let name = &self.kernel.params[p as usize].name;
+                    return Err(format!("all grid points along axis {axis} write to `{name}`"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Added to an axis: a register is stored under a condition that depends on the axis.
+const GUARDED: u8 = 3;
+
+/// The grid axes that each register depends on; `around` are those of the conditions and loop
+/// bounds around the region.
+fn axes_of(region: &Region, around: &BTreeSet<u8>, depends: &mut BTreeMap<Val, BTreeSet<u8>>) {
+    for inst in &region.insts {
+        let of = |depends: &BTreeMap<Val, BTreeSet<u8>>, vals: &[Val]| {
+            let sets = vals.iter().filter_map(|v| depends.get(v));
+            sets.flatten().copied().filter(|a| *a < GUARDED).collect::<BTreeSet<u8>>()
+        };
+        let mut set = of(depends, &inst.args());
+        match inst {
+            Inst::Grid { axis, .. } => {
+                set.insert(*axis);
+            }
+            Inst::For { lo, hi, body, .. } => {
+                let bounds = of(depends, &[*lo, *hi]);
+                let inner: BTreeSet<u8> = around.union(&bounds).copied().collect();
+                for v in &body.params {
+                    depends.insert(*v, set.clone());
+                }
+                axes_of(body, &inner, depends);
+                set.extend(of(depends, &body.yields));
+            }
+            Inst::If { cond, then, els, .. } => {
+                let inner: BTreeSet<u8> = around.union(&of(depends, &[*cond])).copied().collect();
+                for side in [then, els] {
+                    axes_of(side, &inner, depends);
+                    set.extend(of(depends, &side.yields));
+                }
+            }
+            Inst::Store { v, .. } => {
+                let guards = around.iter().map(|a| a + GUARDED);
+                depends.entry(*v).or_default().extend(guards);
+            }
+            Inst::Const { .. }
+            | Inst::Local { .. }
+            | Inst::Op { .. }
+            | Inst::Fold { .. }
+            | Inst::Lane { .. }
+            | Inst::Load { .. }
+            | Inst::Barrier => {}
+        }
+        for v in inst.defs() {
+            depends.insert(*v, set.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::DType;
+    use crate::kernel::build::KernelBuilder;
+    use crate::kernel::random::{Limits, random_kernel};
+
+    fn at(buf: Buf, base: Val) -> Addr {
+        Addr { buf, base, plus: 0 }
+    }
+
+    /// y[i] = x[i] in tiles of 48 with a short last one, of `len` elements.
+    fn tiles(len: i64, grid: u32, limit: i64) -> Kernel {
+        let mut b = KernelBuilder::new("tiles", Numerics::Separate);
+        let x = b.param("x", DType::F32, len as u64, Access::Read);
+        let y = b.param("y", DType::F32, len as u64, Access::Write);
+        b.set_grid([grid, 1, 1]);
+        let g = b.grid(0);
+        let start = b.times(g, 48);
+        let (n, tile, zero) = (b.index(limit), b.index(48), b.index(0));
+        let left = b.op(Op::Sub, &[n, start]);
+        let count = b.op(Op::Min, &[tile, left]);
+        b.for_loop((zero, count, 1), &[], |b, i, _| {
+            let base = b.add(start, i);
+            let v = b.load(at(x, base), 1);
+            b.store(at(y, base), v);
+            vec![]
+        });
+        b.finish()
+    }
+
+    #[test]
+    fn a_short_last_tile_is_in_bounds() {
+        verify(&tiles(100, 3, 100)).unwrap();
+        let error = verify(&tiles(100, 3, 101)).unwrap_err();
+        assert!(error.what.contains("0 to 100"), "{error}");
+    }
+
+    #[test]
+    fn gathers_need_a_clamp() {
+        for clamp in [true, false] {
+            let mut b = KernelBuilder::new("gather", Numerics::Separate);
+            let x = b.param("x", DType::F32, 10, Access::Read);
+            let ix = b.param("ix", DType::I64, 4, Access::Read);
+            let y = b.param("y", DType::F32, 4, Access::Write);
+            let zero = b.index(0);
+            let mut i = b.load(at(ix, zero), 4);
+            if clamp {
+                let (lo, hi) = (b.number(DType::I64, 4, 0.0), b.number(DType::I64, 4, 9.0));
+                i = b.op(Op::Max, &[i, lo]);
+                i = b.op(Op::Min, &[i, hi]);
+            }
+            let v = b.load_as(at(x, zero), 4, LoadMode::Gather(i), 4, None);
+            b.store(at(y, zero), v);
+            assert_eq!(verify(&b.finish()).is_ok(), clamp);
+        }
+    }
+
+    #[test]
+    fn conditions_bound_what_they_guard() {
+        for guarded in [true, false] {
+            let mut b = KernelBuilder::new("shift", Numerics::Separate);
+            let x = b.param("x", DType::F32, 8, Access::Read);
+            let y = b.param("y", DType::F32, 8, Access::Write);
+            b.set_grid([8, 1, 1]);
+            let g = b.grid(0);
+            let before = b.offset(g, -1);
+            let zero = b.index(0);
+            let cond = if guarded { b.op(Op::Ge, &[before, zero]) } else { b.condition(true) };
+            let v = b.if_else(
+                cond,
+                |b| vec![b.load(at(x, before), 1)],
+                |b| vec![b.number(DType::F32, 1, 0.0)],
+            );
+            b.store(at(y, g), v[0]);
+            assert_eq!(verify(&b.finish()).is_ok(), guarded);
+        }
+    }
+
+    #[test]
+    fn the_rules_are_kept() {
+        let build = |f: &dyn Fn(&mut KernelBuilder, Buf, Buf, Buf)| {
+            let mut b = KernelBuilder::new("k", Numerics::Separate);
+            let x = b.param("x", DType::F32, 8, Access::Read);
+            let y = b.param("y", DType::F32, 8, Access::ReadWrite);
+            let s = b.scratch(DType::F32, 8);
+            b.set_grid([8, 1, 1]);
+            b.inplace(y, x);
+            f(&mut b, x, y, s);
+            verify(&b.finish()).map_err(|e| e.what)
+        };
+        let ok = build(&|b, x, y, s| {
+            let g = b.grid(0);
+            let v = b.load(at(x, g), 1);
+            b.store(at(s, g), v);
+            let v = b.load(at(s, g), 1);
+            b.store(at(y, g), v);
+        });
+        assert_eq!(ok, Ok(()));
+        let all_write_one = build(&|b, x, y, _| {
+            let zero = b.index(0);
+            let v = b.load(at(x, zero), 1);
+            b.store(at(y, zero), v);
+        });
+        assert!(all_write_one.unwrap_err().contains("all grid points"));
+        let unwritten = build(&|b, _, y, s| {
+            let g = b.grid(0);
+            let v = b.load(at(s, g), 1);
+            b.store(at(y, g), v);
+        });
+        assert!(unwritten.unwrap_err().contains("before it is written"));
+        let late = build(&|b, x, y, _| {
+            let g = b.grid(0);
+            let v = b.load(at(x, g), 1);
+            b.store(at(y, g), v);
+            let w = b.load(at(x, g), 1);
+            b.store(at(y, g), w);
+        });
+        assert!(late.unwrap_err().contains("is loaded after"));
+        let fused = build(&|b, x, y, _| {
+            let g = b.grid(0);
+            let v = b.load(at(x, g), 1);
+            let w = b.op(Op::Fma, &[v, v, v]);
+            b.store(at(y, g), w);
+        });
+        assert!(fused.unwrap_err().contains("separate class"));
+    }
+
+    #[test]
+    fn bounds_of_random_kernels_are_proved() {
+        for seed in 0..40 {
+            let mut kernel = random_kernel(seed, Numerics::Fused, Limits { size: 40, math: true });
+            kernel.grid = [1; 3];
+            if let Err(e) = verify(&kernel) {
+                assert!(e.what.contains("before it is written"), "{e}");
+            }
+        }
+    }
+}
