@@ -565,7 +565,7 @@ mod tests {
         let (place, what) = at("f32x4", "f32x3");
         assert_eq!(place, (1, 1), "{what}");
         let (place, what) = at("[%0 + 4], %1", "[%0 + 4], %7");
-        assert_eq!((place, what.as_str()), ((4, 22), "%7 is not defined yet"));
+        assert_eq!((place, what.as_str()), ((4, 21), "%7 is not defined yet"));
         let (place, _) = at("valid 3", "valid many");
         assert_eq!(place.0, 3);
         let (_, what) = at("fill -0.5", "fill 1e");
