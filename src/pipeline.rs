@@ -36,10 +36,15 @@ use Step::{Pass, Repeat};
 pub fn graph_passes(level: Level) -> &'static [Step] {
     match level {
         Level::O0 => &[Pass("dce")],
-        Level::O1 => &[Pass("canonicalize"), Repeat(&["fold", "cse", "dce"], 4)],
-        Level::O2 | Level::O3 => {
-            &[Pass("canonicalize"), Repeat(&["algebra", "fold", "cse", "dce"], 8)]
-        }
+        Level::O1 => &[Pass("canonicalize"), Pass("unwrap"), Repeat(&["fold", "cse", "dce"], 4)],
+        Level::O2 | Level::O3 => &[
+            Pass("canonicalize"),
+            Pass("raise"),
+            Pass("unwrap"),
+            Pass("fold_batch_norm"),
+            Pass("merge"),
+            Repeat(&["algebra", "fold", "cse", "dce"], 8),
+        ],
     }
 }
 

@@ -312,6 +312,7 @@ fn normal(spec: &AttrSpec, value: &Attr) -> Attr {
     match (spec.kind, value) {
         (AttrKind::Float, Attr::Int(v)) => Attr::Float(*v as f64),
         (AttrKind::Dims, Attr::Ints(v)) => Attr::Dims(v.iter().map(|&d| d.into()).collect()),
+        (AttrKind::Dims, Attr::Int(v)) => Attr::Dims(vec![(*v).into()]),
         _ => value.clone(),
     }
 }
