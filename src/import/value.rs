@@ -227,8 +227,11 @@ pub fn fits(tensor: &Tensor, wanted: Option<&TensorType>) -> Result<(), FormatEr
     Err(FormatError::Mismatch { wanted: wanted.to_string(), got: tensor.ty().to_string(), help })
 }
 
+/// Dtype, shape, and the text of the numbers.
+type Typed<'a> = (DType, Vec<usize>, &'a str);
+
 /// Splits `f32[2,3]:1,2,…` into dtype, shape and data; `None` where the text is no typed literal.
-fn typed(text: &str) -> Result<Option<(DType, Vec<usize>, &str)>, FormatError> {
+fn typed(text: &str) -> Result<Option<Typed<'_>>, FormatError> {
     let Some((head, data)) = text.split_once(':') else { return Ok(None) };
     let (name, rest) = head.split_once('[').unwrap_or((head, "]"));
     let bad = |why: &str| FormatError::literal(text, why);

@@ -397,7 +397,7 @@ mod tests {
         let (fan_in, fan_out) = (720.0, 1080.0);
         let glorot = 2.0 / (fan_in + fan_out);
         let cases = [
-            ("glorot_uniform", glorot, (3.0 * glorot as f64).sqrt()),
+            ("glorot_uniform", glorot, (3.0f64 * glorot).sqrt()),
             ("he_uniform", 2.0 / fan_in, (6.0f64 / fan_in).sqrt()),
             ("lecun_uniform", 1.0 / fan_in, (3.0f64 / fan_in).sqrt()),
             ("glorot_normal", glorot, 2.0 * glorot.sqrt() / 0.8796),

@@ -14,7 +14,8 @@
 
 use std::collections::BTreeMap;
 
-use super::memory_place::{Instance, place_sweep, search};
+use super::memory_place::{Fit, Instance, place_sweep};
+use super::memory_search::search;
 use super::program::BufferId;
 
 /// Offsets and sizes are multiples of this: a cache line, and the widest vector.
@@ -121,7 +122,7 @@ fn place(groups: &Groups, max_live: u64, effort: Effort) -> (Vec<u64>, Method) {
     let mut best = (swept, Method::Sweep);
     let mut best_order = vec![];
     for (method, order) in orders(groups) {
-        for fit in [super::memory_place::Fit::Best, super::memory_place::Fit::First] {
+        for fit in [Fit::Best, Fit::First] {
             let placed = instance.place(&order, fit, u64::MAX);
             if let Some(placed) = placed.filter(|p| p.peak < best.0.peak || best_order.is_empty()) {
                 if placed.peak <= best.0.peak {

@@ -1,10 +1,10 @@
-//! Placing groups of buffers: one at a time in a given order, in one sweep over time, or by search.
+//! Placing groups of buffers: one at a time in a given order, or in one sweep over time.
 //!
 //! All offsets and sizes are in lines of 64 bytes here.
 
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
-use super::memory::{Effort, Groups};
+use super::memory::Groups;
 
 /// Offsets of all groups and the height that they reach.
 #[derive(Clone, Debug)]
@@ -24,7 +24,7 @@ pub(super) enum Fit {
 
 /// Who is alive together with whom, so that an order is tried without looking at the others.
 pub(super) struct Instance<'a> {
-    groups: &'a Groups,
+    pub groups: &'a Groups,
     /// Neighbours of request i: `list[start[i]..start[i + 1]]`; those of its own group are left out.
     start: Vec<u32>,
     list: Vec<u32>,
@@ -101,7 +101,7 @@ impl<'a> Instance<'a> {
     }
 
     /// What one placement costs, in comparisons.
-    fn cost(&self) -> u64 {
+    pub fn cost(&self) -> u64 {
         (self.list.len() + self.groups.members.len()) as u64
     }
 }
@@ -144,12 +144,11 @@ pub(super) fn place_sweep(groups: &Groups) -> Placed {
             }
             deaths.pop();
             let (mut at, mut len) = (placed.offsets[dead], groups.size(dead));
-            if let Some((&before, &room)) = by_offset.range(..at).next_back() {
-                if before + room == at {
-                    by_offset.remove(&before);
-                    by_size.remove(&(room, before));
-                    (at, len) = (before, len + room);
-                }
+            let below = by_offset.range(..at).next_back().map(|(&start, &room)| (start, room));
+            if let Some((start, room)) = below.filter(|(start, room)| start + room == at) {
+                by_offset.remove(&start);
+                by_size.remove(&(room, start));
+                (at, len) = (start, len + room);
             }
             if let Some(room) = by_offset.remove(&(at + len)) {
                 by_size.remove(&(room, at + len));
@@ -185,54 +184,6 @@ pub(super) fn place_sweep(groups: &Groups) -> Placed {
     placed
 }
 
-/// Looks for an order that stays below `peak`, from a given one: groups that reach the top move
-/// towards the front ("squeaky wheel", Joslin and Clements, 1999), others swap at random. Stops at
-/// `bound`, which no plan can beat, or when the effort is spent.
-pub(super) fn search(
-    instance: &Instance,
-    mut order: Vec<u32>,
-    mut peak: u64,
-    bound: u64,
-    effort: Effort,
-) -> Option<Placed> {
-    let mut random = SplitMix(effort.seed);
-    let mut found = None;
-    // The order at hand may be worse than the best: from `height` on an order is refused.
-    let mut height = peak;
-    let mut here = instance.place(&order, Fit::First, u64::MAX)?;
-    let n = order.len() as u64;
-    let mut steps = effort.steps;
-    let cost = instance.cost().max(1);
-    while peak > bound && steps >= cost && n > 1 {
-        steps -= cost;
-        let mut next = order.clone();
-        if random.below(4) > 0 {
-            let critical: Vec<usize> = (0..order.len())
-                .filter(|&k| {
-                    let g = order[k] as usize;
-                    here.offsets[g] + instance.groups.size(g) == here.peak
-                })
-                .collect();
-            let from = critical[random.below(critical.len() as u64) as usize];
-            let to = random.below(from as u64 + 1) as usize;
-            next[to..=from].rotate_right(1);
-        } else {
-            let (a, b) = (random.below(n) as usize, random.below(n) as usize);
-            next.swap(a, b);
-        }
-        let fit = if random.below(3) == 0 { Fit::Best } else { Fit::First };
-        // Threshold accepting (Dueck and Scheuer, 1990): the slack shrinks with the effort left.
-        let slack = (peak - bound) * steps / (effort.steps * 2).max(1);
-        let Some(placed) = instance.place(&next, fit, height.max(peak) + slack) else { continue };
-        (height, order, here) = (placed.peak, next, placed);
-        if height < peak {
-            peak = height;
-            found = Some(here.clone());
-        }
-    }
-    found
-}
-
 /// Steele, Lea and Flood, OOPSLA 2014.
 pub(super) struct SplitMix(pub u64);
 
@@ -246,6 +197,6 @@ impl SplitMix {
 
     /// Below `n`, which is not zero; the bias is below n / 2⁶⁴.
     pub fn below(&mut self, n: u64) -> u64 {
-        (u128::from(self.next()) * u128::from(n) >> 64) as u64
+        ((u128::from(self.next()) * u128::from(n)) >> 64) as u64
     }
 }

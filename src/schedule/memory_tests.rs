@@ -25,7 +25,7 @@ fn assert_sound(requests: &[Request], plan: &Plan) {
     assert!(plan.arena_bytes >= plan.max_live_bytes);
 }
 
-const QUICK: Effort = Effort { seed: 0, steps: 100_000 };
+const QUICK: Effort = Effort { seed: 0, steps: 40_000 };
 
 fn planned(requests: &[Request]) -> Plan {
     let plan = plan(requests, QUICK).unwrap();
@@ -66,8 +66,8 @@ fn a_chain_needs_two_buffers() {
 #[test]
 fn in_place_chains_need_one() {
     let mut requests: Vec<Request> = (0..100).map(|i| request(i, 1000, i, i + 1)).collect();
-    for i in 1..100 {
-        requests[i].in_place = Some(BufferId(i as u32 - 1));
+    for (i, r) in requests.iter_mut().enumerate().skip(1) {
+        r.in_place = Some(BufferId(i as u32 - 1));
     }
     let plan = planned(&requests);
     assert_eq!((plan.arena_bytes, plan.max_live_bytes), (1024, 1024));
@@ -118,7 +118,7 @@ fn odd_sizes() {
 #[test]
 fn hard_instances_by_search() {
     let (mut with, mut without) = (0.0, 0.0);
-    for seed in 0..6 {
+    for seed in 0..4 {
         let requests = guillotine(seed, 60, 4000, 60);
         let searched = plan(&requests, Effort { seed, steps: 2_000_000 }).unwrap();
         assert_sound(&requests, &searched);
@@ -126,16 +126,16 @@ fn hard_instances_by_search() {
         assert_sound(&requests, &plain);
         assert_eq!(searched.max_live_bytes, 4000 * LINE);
         assert!(searched.arena_bytes <= plain.arena_bytes);
-        with += (searched.arena_bytes as f64 / searched.max_live_bytes as f64).ln() / 6.0;
-        without += (plain.arena_bytes as f64 / plain.max_live_bytes as f64).ln() / 6.0;
+        with += (searched.arena_bytes as f64 / searched.max_live_bytes as f64).ln() / 4.0;
+        without += (plain.arena_bytes as f64 / plain.max_live_bytes as f64).ln() / 4.0;
     }
-    assert!(with.exp() < 1.10, "{}", with.exp());
-    assert!(with < without * 0.6, "{} {}", with.exp(), without.exp());
+    assert!(with.exp() < 1.06, "{}", with.exp());
+    assert!(with < without * 0.4, "{} {}", with.exp(), without.exp());
 }
 
 #[test]
 fn random_requests_are_sound_and_repeat() {
-    for seed in 0..200 {
+    for seed in 0..60 {
         let mut random = SplitMix(seed);
         let n = 1 + random.below(60) as u32;
         let mut requests: Vec<Request> = vec![];

@@ -10,6 +10,7 @@ mod liveness;
 pub mod lower;
 pub mod memory;
 mod memory_place;
+mod memory_search;
 pub mod order;
 pub mod program;
 mod rules;
