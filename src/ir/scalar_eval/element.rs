@@ -39,7 +39,7 @@ pub trait Scalar: Element + PartialOrd {
     fn from_num(n: Num) -> Self;
     fn unary(f: ScalarFn, x: Self) -> Self;
     fn binary(f: ScalarFn, x: Self, y: Self) -> Self;
-    /// `IsNan`, `IsInf`.
+    /// `IsNan`, else `IsInf`.
     fn test(f: ScalarFn, x: Self) -> bool;
 }
 
@@ -170,11 +170,7 @@ macro_rules! float {
             }
 
             fn test(f: ScalarFn, x: $t) -> bool {
-                match f {
-                    ScalarFn::IsNan => x.is_nan(),
-                    ScalarFn::IsInf => x.is_infinite(),
-                    _ => undefined(f, <$t>::DTYPE),
-                }
+                if f == ScalarFn::IsNan { x.is_nan() } else { x.is_infinite() }
             }
         }
     };
@@ -206,7 +202,42 @@ fn transcendental(f: ScalarFn, x: f64) -> f64 {
         Silu => x * sigmoid(x),
         Softplus if x.is_nan() => x,
         Softplus => x.max(0.0) + libm::log1p(libm::exp(-x.abs())),
-        _ => undefined(f, DType::F64),
+        Neg
+        | Abs
+        | Sign
+        | Relu
+        | Floor
+        | Ceil
+        | Round
+        | Trunc
+        | Sqrt
+        | Reciprocal
+        | IsNan
+        | IsInf
+        | Not
+        | Cast(_)
+        | Add
+        | Sub
+        | Mul
+        | Div
+        | FloorDiv
+        | Mod
+        | Pow
+        | Min
+        | Max
+        | And
+        | Or
+        | Xor
+        | Shl
+        | Shr
+        | Eq
+        | Ne
+        | Lt
+        | Le
+        | Gt
+        | Ge
+        | Where
+        | Random { .. } => undefined(f, DType::F64),
     }
 }
 
@@ -430,19 +461,14 @@ impl Scalar for Bool {
     }
 
     fn unary(f: ScalarFn, x: Bool) -> Bool {
-        match f {
-            ScalarFn::Not => Bool(x.0 ^ 1),
-            _ => undefined(f, DType::Bool),
-        }
+        if f == ScalarFn::Not { Bool(x.0 ^ 1) } else { undefined(f, DType::Bool) }
     }
 
     fn binary(f: ScalarFn, x: Bool, y: Bool) -> Bool {
-        match f {
-            ScalarFn::And => Bool(x.0 & y.0),
-            ScalarFn::Or => Bool(x.0 | y.0),
-            ScalarFn::Xor => Bool(x.0 ^ y.0),
-            _ => undefined(f, DType::Bool),
-        }
+        let logic =
+            [(ScalarFn::And, x.0 & y.0), (ScalarFn::Or, x.0 | y.0), (ScalarFn::Xor, x.0 ^ y.0)];
+        let found = logic.iter().find(|(g, _)| *g == f);
+        found.map_or_else(|| undefined(f, DType::Bool), |(_, v)| Bool(*v))
     }
 
     fn test(f: ScalarFn, _: Bool) -> bool {

@@ -49,41 +49,54 @@ pub(crate) use for_dtype;
 /// The element-wise function of whole tensors, each broadcast to `shape` (which inference gave).
 /// For `Where` the first operand is bool; for `Cast` there is one operand.
 pub fn apply(f: ScalarFn, operands: &[Tensor], shape: &[usize]) -> Tensor {
+    use ScalarFn::*;
     let dtype = operands[operands.len() - 1].dtype();
     match f {
-        ScalarFn::Cast(to) => convert(&operands[0], to),
-        ScalarFn::Where => for_dtype!(dtype, T => {
+        Cast(to) => convert(&operands[0], to),
+        Where => for_dtype!(dtype, T => {
             let [c, a, b] = [0, 1, 2].map(|i| &operands[i]);
             let (c, a, b) = (wide::<Bool>(c, shape), wide::<T>(a, shape), wide::<T>(b, shape));
             let pick = |i: usize| if c[i].0 != 0 { a[i] } else { b[i] };
             Tensor::from_slice(shape, &(0..c.len()).map(pick).collect::<Vec<T>>())
         }),
-        ScalarFn::Random { key } => {
+        Random { key } => {
             let (hi, lo) = (wide::<u32>(&operands[0], shape), wide::<u32>(&operands[1], shape));
             let word = |(&a, &b): (&u32, &u32)| threefry2x32(key, [a, b])[0];
             Tensor::from_slice(shape, &hi.iter().zip(&*lo).map(word).collect::<Vec<u32>>())
         }
-        _ if f.arity() == 1 => for_dtype!(dtype, T => {
+        IsNan | IsInf => for_dtype!(dtype, T => {
             let x = wide::<T>(&operands[0], shape);
-            match f.result(dtype) {
-                DType::Bool if dtype != DType::Bool => {
-                    collect_bool(shape, x.iter().map(|&x| T::test(f, x)))
-                }
-                _ => Tensor::from_slice(shape, &x.iter().map(|&x| T::unary(f, x)).collect::<Vec<T>>()),
-            }
+            collect_bool(shape, x.iter().map(|&x| T::test(f, x)))
         }),
-        _ => for_dtype!(dtype, T => {
-            let (x, y) = (wide::<T>(&operands[0], shape), wide::<T>(&operands[1], shape));
-            let pairs = x.iter().zip(y.iter());
-            match is_comparison(f) {
-                true => collect_bool(shape, pairs.map(|(x, y)| compare(f, x.partial_cmp(y)))),
-                false => Tensor::from_slice(
-                    shape,
-                    &pairs.map(|(&x, &y)| T::binary(f, x, y)).collect::<Vec<T>>(),
-                ),
-            }
+        Eq => ordered(operands, shape, |o| o == Some(Ordering::Equal)),
+        Ne => ordered(operands, shape, |o| o != Some(Ordering::Equal)),
+        Lt => ordered(operands, shape, |o| o == Some(Ordering::Less)),
+        Le => ordered(operands, shape, |o| matches!(o, Some(Ordering::Less | Ordering::Equal))),
+        Gt => ordered(operands, shape, |o| o == Some(Ordering::Greater)),
+        Ge => ordered(operands, shape, |o| matches!(o, Some(Ordering::Greater | Ordering::Equal))),
+        Neg | Abs | Sign | Relu | Floor | Ceil | Round | Trunc | Sqrt | Rsqrt | Reciprocal
+        | Exp | Expm1 | Log | Log1p | Sin | Cos | Tanh | Sigmoid | Erf | Gelu | GeluTanh | Silu
+        | Softplus | Not => for_dtype!(dtype, T => {
+            let x = wide::<T>(&operands[0], shape);
+            Tensor::from_slice(shape, &x.iter().map(|&x| T::unary(f, x)).collect::<Vec<T>>())
         }),
+        Add | Sub | Mul | Div | FloorDiv | Mod | Pow | Min | Max | And | Or | Xor | Shl | Shr => {
+            for_dtype!(dtype, T => {
+                let (x, y) = (wide::<T>(&operands[0], shape), wide::<T>(&operands[1], shape));
+                let pairs = x.iter().zip(y.iter());
+                let data: Vec<T> = pairs.map(|(&x, &y)| T::binary(f, x, y)).collect();
+                Tensor::from_slice(shape, &data)
+            })
+        }
     }
+}
+
+/// A comparison, by what it says of an order; `None` is no order: a NaN is there.
+fn ordered(operands: &[Tensor], shape: &[usize], holds: fn(Option<Ordering>) -> bool) -> Tensor {
+    for_dtype!(operands[0].dtype(), T => {
+        let (x, y) = (wide::<T>(&operands[0], shape), wide::<T>(&operands[1], shape));
+        collect_bool(shape, x.iter().zip(y.iter()).map(|(x, y)| holds(x.partial_cmp(y))))
+    })
 }
 
 /// `Cast`: see [`ScalarFn::Cast`]. Narrow floats are reached through f32.
@@ -131,24 +144,6 @@ pub fn wide<'a, T: Element>(x: &'a Tensor, shape: &[usize]) -> Cow<'a, [T]> {
 
 fn collect_bool(shape: &[usize], values: impl Iterator<Item = bool>) -> Tensor {
     Tensor::from_slice(shape, &values.map(Bool::from).collect::<Vec<Bool>>())
-}
-
-fn is_comparison(f: ScalarFn) -> bool {
-    use ScalarFn::*;
-    matches!(f, Eq | Ne | Lt | Le | Gt | Ge)
-}
-
-/// A comparison from an ordering; `None` is unordered: a NaN is there.
-pub fn compare(f: ScalarFn, order: Option<Ordering>) -> bool {
-    match f {
-        ScalarFn::Eq => order == Some(Ordering::Equal),
-        ScalarFn::Ne => order != Some(Ordering::Equal),
-        ScalarFn::Lt => order == Some(Ordering::Less),
-        ScalarFn::Le => matches!(order, Some(Ordering::Less | Ordering::Equal)),
-        ScalarFn::Gt => order == Some(Ordering::Greater),
-        ScalarFn::Ge => matches!(order, Some(Ordering::Greater | Ordering::Equal)),
-        _ => unreachable!("{f:?} is no comparison"),
-    }
 }
 
 /// Threefry-2x32 with 20 rounds (Salmon et al., SC 2011, §4.2 and its rotation constants).
