@@ -9,6 +9,7 @@
 
 pub mod ast;
 pub mod core;
+pub mod fmt;
 mod lex;
 mod lower;
 pub mod parse;

@@ -18,7 +18,7 @@ use crate::base::codes;
 use crate::base::diag::Diagnostic;
 use crate::base::source::{FileId, Span};
 
-pub(crate) use error::syntax_error;
+pub(crate) use error::{RESERVED, syntax_error};
 pub(crate) use literal::unescape;
 
 /// The parser that pest derives from the grammar; its rules are private to the front end.
