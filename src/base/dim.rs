@@ -53,6 +53,9 @@ pub struct Poly {
     terms: BTreeMap<Vec<Atom>, i64>,
 }
 
+/// A larger expression counts as overflow.
+const MAX_WEIGHT: usize = 512;
+
 impl From<i64> for Dim {
     fn from(v: i64) -> Dim {
         Dim::Const(v)
@@ -114,7 +117,7 @@ impl Dim {
             let slot = terms.entry(m).or_insert(0);
             *slot = slot.checked_add(c)?;
         }
-        Some(Dim::poly(terms))
+        Dim::poly(terms).limited()
     }
 
     pub fn neg(&self) -> Option<Dim> {
@@ -138,7 +141,7 @@ impl Dim {
                 *slot = slot.checked_add(ca.checked_mul(cb)?)?;
             }
         }
-        Some(Dim::poly(terms))
+        Dim::poly(terms).limited()
     }
 
     /// `self / other` where that is exact for every value of the symbols: division by a constant
@@ -174,10 +177,9 @@ impl Dim {
         if *other == Dim::Const(0) {
             return None;
         }
-        Some(
-            self.div_exact(other)
-                .unwrap_or_else(|| Dim::atom(Atom::FloorDiv(self.clone(), other.clone()))),
-        )
+        self.div_exact(other)
+            .unwrap_or_else(|| Dim::atom(Atom::FloorDiv(self.clone(), other.clone())))
+            .limited()
     }
 
     /// The remainder that belongs to [`Dim::floor_div`].
@@ -191,7 +193,22 @@ impl Dim {
         if self.div_exact(other).is_some() {
             return Some(Dim::Const(0));
         }
-        Some(Dim::atom(Atom::Mod(self.clone(), other.clone())))
+        Dim::atom(Atom::Mod(self.clone(), other.clone())).limited()
+    }
+
+    /// How large the expression is: its terms, and the atoms in them all the way down.
+    fn weight(&self) -> usize {
+        let Dim::Expr(poly) = self else { return 0 };
+        let atom = |a: &Atom| match a {
+            Atom::Symbol(_) => 1,
+            Atom::FloorDiv(a, b) | Atom::Mod(a, b) => 1 + a.weight() + b.weight(),
+        };
+        poly.terms.keys().map(|m| 1 + m.iter().map(atom).sum::<usize>()).sum()
+    }
+
+    /// Refuses what has grown beyond all reason: sizes and nesting stay bounded on any input.
+    fn limited(self) -> Option<Dim> {
+        (self.weight() <= MAX_WEIGHT).then_some(self)
     }
 
     /// The value under `bindings`; symbols without a value stay.
@@ -268,6 +285,16 @@ impl fmt::Display for Dim {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn size_is_bounded() {
+        let (mut nested, mut product) = (Some(s("a")), Some(s("a")));
+        for _ in 0..10_000 {
+            nested = nested.and_then(|d| d.add(&Dim::ONE)?.floor_div(&d.add(&Dim::Const(2))?));
+            product = product.and_then(|d| d.mul(&s("b").add(&s("c"))?));
+        }
+        assert_eq!((nested, product), (None, None));
+    }
 
     fn s(name: &str) -> Dim {
         Dim::symbol(Symbol::new(name))

@@ -117,6 +117,7 @@ pub enum TrainEntry {
     Label {
         name: Name,
         ty: TypeExpr,
+        span: Span,
     },
     Loss {
         value: ExprId,

@@ -260,8 +260,14 @@ pub fn fuzz(data: &[u8]) {
     let loaded = load("fuzz.dl", text, &LoadOptions { limits, ..LoadOptions::default() });
     loaded.module.check();
     for name in loaded.module.model_names() {
-        loaded.module.lower(Some(&name), true);
+        if let (Some(lowered), _) = loaded.module.lower(Some(&name), true) {
+            // What is written out prints and reads back.
+            let printed = crate::ir::print::print_graph(&lowered.graph);
+            let options = LoadOptions { constants: &printed.constants, ..LoadOptions::default() };
+            load("fuzz.dl", &printed.text, &options);
+        }
     }
+    let _ = fmt::format("fuzz.dl", text);
 }
 
 fn has_errors(diags: &[Diagnostic]) -> bool {
@@ -272,6 +278,9 @@ fn has_errors(diags: &[Diagnostic]) -> bool {
 fn order(diags: &mut [Diagnostic]) {
     diags.sort_by_key(|d| d.span.map(|s| (s.file, s.start, s.end)));
 }
+
+#[cfg(test)]
+mod tests;
 
 /// Runs in a thread whose stack fits the limits on nesting; in the caller's where the system has no
 /// more threads.

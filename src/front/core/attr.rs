@@ -86,9 +86,10 @@ impl<'t> Reader<'t> {
             (_, Rule::any_word) if text == "none" && !words(spec.kind).contains(&"none") => {
                 Some(Attr::None)
             }
-            (AttrKind::Int | AttrKind::Ints | AttrKind::IntsOr(_), Rule::signed) => {
-                integer(text).map(Attr::Int)
-            }
+            (
+                AttrKind::Int | AttrKind::Ints | AttrKind::IntsOr(_) | AttrKind::Dims,
+                Rule::signed,
+            ) => integer(text).map(Attr::Int),
             (AttrKind::Float, Rule::signed) => float(text).map(Attr::Float),
             (AttrKind::Bool, Rule::any_word) => match text {
                 "true" => Some(Attr::Bool(true)),

@@ -320,15 +320,14 @@ impl Writer<'_, '_> {
         match (left, right) {
             ("(" | "[" | "." | ".." | "..=", _) => false,
             (_, ")" | "]" | "," | "." | ".." | "..=") => false,
+            (",", _) => true,
             (":", _) => !self.in_index(a),
             (_, ":") => false,
             ("|", _) => !self.bar,
             (_, "|") => !self.bar,
             (_, "(" | "[") => {
                 let called = match ta.kind {
-                    Kind::Word => {
-                        !is_reserved(left) && !self.source.keywords.contains(&ta.start)
-                    }
+                    Kind::Word => !is_reserved(left) && !self.source.keywords.contains(&ta.start),
                     Kind::Close => left != "}",
                     Kind::Str => true,
                     Kind::Number
@@ -366,8 +365,7 @@ impl Writer<'_, '_> {
         let (ta, tb) = (self.source.tokens[a], self.source.tokens[b]);
         let star = |t: usize| self.source.word(t) == "*";
         let dotted = |t: usize| t > 0 && self.source.word(t - 1) == ".";
-        ta.end == tb.start
-            && ((star(b) && self.source.word(a) == ".") || (star(a) && dotted(a)))
+        ta.end == tb.start && ((star(b) && self.source.word(a) == ".") || (star(a) && dotted(a)))
     }
 }
 

@@ -15,7 +15,7 @@ use super::ast::*;
 use super::lex::{Kind, Lexer, Token};
 use super::parse::parse;
 use crate::base::diag::{Diagnostic, Severity};
-use crate::base::source::{FileId, SourceMap};
+use crate::base::source::SourceMap;
 
 /// Lays a text out.
 ///
@@ -168,10 +168,9 @@ impl Walk<'_> {
     fn entries(&mut self, entries: &[TrainEntry]) {
         for entry in entries {
             let span = match entry {
-                TrainEntry::Label { name, ty } => {
+                TrainEntry::Label { ty, span, .. } => {
                     self.exprs(&ty.dims);
-                    // The keyword stands before the name; the layout finds it by its word.
-                    name.span
+                    *span
                 }
                 TrainEntry::Setting { name, value } => {
                     self.exprs(&[*value]);

@@ -17,7 +17,10 @@ fn spaces() {
          d[i] }\n"
             .replace("as d", "as d")
     );
-    assert_eq!(formatted("const a=[1,-2][ 0 ]  dim b in 1 ..= 8"), "const a = [1, -2][0]\ndim b in 1..=8\n");
+    assert_eq!(
+        formatted("const a=[1,-2][ 0 ]  dim b in 1 ..= 8"),
+        "const a = [1, -2][0]\ndim b in 1..=8\n"
+    );
     assert_eq!(
         formatted("block f(x){y=x[1 : 3,:,...,-1] return y}"),
         "block f(x) {\n    y = x[1:3, :, ..., -1]\n    return y\n}\n"
@@ -31,7 +34,9 @@ fn spaces() {
         "weights m from \"f\" {\n    a.* = \"b.*\",\n    c = \"d\" |> transpose\n}\n"
     );
     assert_eq!(
-        formatted("train m{label y:i32[n] loss (a+b) optimizer sgd(lr=0.1) epochs=3 update g.*,\"h.*\"}"),
+        formatted(
+            "train m{label y:i32[n] loss (a+b) optimizer sgd(lr=0.1) epochs=3 update g.*,\"h.*\"}"
+        ),
         "train m {\n    label y: i32[n]\n    loss (a + b)\n    optimizer sgd(lr = 0.1)\n    epochs = 3\n    \
          update g.*, \"h.*\"\n}\n"
     );

@@ -7,9 +7,18 @@ use super::{Comment, Kind, Source};
 pub(super) enum Piece {
     Token(usize),
     /// `(…)` or `[…]`; each item ends with its comma.
-    Group { open: usize, items: Vec<Vec<Piece>>, close: usize },
+    Group {
+        open: usize,
+        items: Vec<Vec<Piece>>,
+        close: usize,
+    },
     /// `{…}`, with the names of a region's inputs behind the brace.
-    Body { open: usize, header: Vec<usize>, lines: Vec<Line>, close: usize },
+    Body {
+        open: usize,
+        header: Vec<usize>,
+        lines: Vec<Line>,
+        close: usize,
+    },
 }
 
 /// A statement with the comments around it; without pieces, comments at the end of a body.

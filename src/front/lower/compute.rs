@@ -33,9 +33,6 @@ impl Trouble {
 /// Lists and texts stay below this length.
 pub(super) const MAX_LIST: usize = 1 << 20;
 
-/// A dimension with more terms or deeper floor divisions than this is refused.
-const MAX_DIM_WEIGHT: usize = 256;
-
 pub(super) fn prefix(op: PrefixOp, v: &Val) -> Result<Val, Trouble> {
     Ok(match (op, v) {
         (PrefixOp::Neg, Val::Int(v)) => Val::Int(v.checked_neg().ok_or_else(Trouble::overflow)?),
@@ -189,7 +186,7 @@ fn dims(op: InfixOp, x: &Dim, y: &Dim) -> Option<Result<Val, Trouble>> {
         },
         I::Pow => match y.as_const() {
             Some(n @ 0..=16) => (0..n)
-                .try_fold(Dim::ONE, |p, _| p.mul(x).filter(|d| weight(d) <= MAX_DIM_WEIGHT))
+                .try_fold(Dim::ONE, |p, _| p.mul(x))
                 .map_or_else(|| Err(Trouble::overflow()), |d| dim(Some(d))),
             _ => return None,
         },
@@ -211,24 +208,9 @@ fn dims(op: InfixOp, x: &Dim, y: &Dim) -> Option<Result<Val, Trouble>> {
     })
 }
 
-/// A dimension as a value, unless it overflowed or grew beyond all reason.
+/// A dimension as a value, unless it overflowed.
 pub(super) fn dim(d: Option<Dim>) -> Result<Val, Trouble> {
-    match d {
-        Some(d) if weight(&d) <= MAX_DIM_WEIGHT => Ok(Val::dim(d)),
-        _ => Err(Trouble::overflow()),
-    }
-}
-
-/// How large an expression a dimension is: the symbols that it names, repetitions included.
-pub(super) fn weight(d: &Dim) -> usize {
-    match d {
-        Dim::Const(_) => 0,
-        Dim::Expr(_) => {
-            let mut symbols = vec![];
-            d.symbols(&mut symbols);
-            symbols.len()
-        }
-    }
+    d.map(Val::dim).ok_or_else(Trouble::overflow)
 }
 
 /// `None` where values of these kinds are never compared.

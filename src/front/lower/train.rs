@@ -79,7 +79,7 @@ impl<'p> Lowerer<'p> {
         }
         for entry in entries {
             match entry {
-                TrainEntry::Label { name, ty } => self.label(name, ty),
+                TrainEntry::Label { name, ty, .. } => self.label(name, ty),
                 TrainEntry::Setting { name, value } => self.setting(name, *value),
                 TrainEntry::Loss { value, span } => {
                     found.loss = true;

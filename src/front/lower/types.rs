@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use super::Lowerer;
 use super::value::Val;
-use super::{Lowerer, compute};
 use crate::base::diag::{Diagnostic, did_you_mean};
 use crate::base::source::Span;
 use crate::base::{DType, Dim, Shape, Symbol, TensorType, codes};
@@ -117,11 +117,10 @@ impl Lowerer<'_> {
 
     /// Whether the elements of a type can be counted and its bytes addressed.
     pub(super) fn countable(&mut self, ty: &TensorType, span: Span) -> bool {
-        let open = ty.shape.dims().iter().map(compute::weight).max().unwrap_or(0);
         let known = ty.shape.dims().iter().filter_map(Dim::as_const);
         let bytes =
             known.filter(|d| *d != 0).try_fold(ty.dtype.bytes() as i64, |n, d| n.checked_mul(d));
-        if bytes.is_some() && open <= 256 {
+        if bytes.is_some() {
             return true;
         }
         let message = format!("the size of {ty} overflows 64 bits");

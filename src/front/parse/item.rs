@@ -86,7 +86,7 @@ impl Builder<'_> {
             }
             Rule::label => {
                 let name = self.name(&inner.next().expect(part));
-                TrainEntry::Label { name, ty: self.type_(inner.next().expect(part)) }
+                TrainEntry::Label { name, ty: self.type_(inner.next().expect(part)), span }
             }
             Rule::loss => TrainEntry::Loss { value: self.pipe(inner.next().expect(part)), span },
             Rule::metrics => {
