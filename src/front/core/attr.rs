@@ -129,20 +129,20 @@ impl<'t> Reader<'t> {
             return None;
         };
         let items: Vec<Pair<'t, Rule>> = inner.collect();
-        if let [only] = items.as_slice() {
-            if only.as_rule() == Rule::content {
-                let hash = &only.as_str()[1..];
-                let known = self.constants.get(hash).cloned();
-                if let Some(t) = known.as_ref().filter(|t| t.ty() == ty) {
-                    return Some(t.clone());
-                }
-                let message = match known {
-                    Some(t) => format!("the constant #{hash} is {}, not {ty}", t.ty()),
-                    None => format!("the constant #{hash} is not in the side table"),
-                };
-                self.error(codes::CORE, span, message);
-                return None;
+        if let [only] = items.as_slice()
+            && only.as_rule() == Rule::content
+        {
+            let hash = &only.as_str()[1..];
+            let known = self.constants.get(hash).cloned();
+            if let Some(t) = known.as_ref().filter(|t| t.ty() == ty) {
+                return Some(t.clone());
             }
+            let message = match known {
+                Some(t) => format!("the constant #{hash} is {}, not {ty}", t.ty()),
+                None => format!("the constant #{hash} is not in the side table"),
+            };
+            self.error(codes::CORE, span, message);
+            return None;
         }
         let count = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
         if count != Some(items.len()) {

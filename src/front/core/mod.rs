@@ -320,26 +320,26 @@ impl<'t> Reader<'t> {
         }
         let node = self.try_node(graph, names, &op_name, operands, attrs, regions, span)?;
         let inferred = node.map(|id| graph.node(id).results.clone());
-        if let Some(types) = &inferred {
-            if types.len() != results.len() {
-                let message = format!(
-                    "`{}` has {} results, {} are written",
-                    op_name.as_str(),
-                    types.len(),
-                    results.len()
-                );
-                self.error(codes::CORE, span, message);
-            }
+        if let Some(types) = &inferred
+            && types.len() != results.len()
+        {
+            let message = format!(
+                "`{}` has {} results, {} are written",
+                op_name.as_str(),
+                types.len(),
+                results.len()
+            );
+            self.error(codes::CORE, span, message);
         }
         for (i, (token, written)) in results.into_iter().enumerate() {
             let at = self.span(&written);
             let written = self.core_type(written);
             let inferred = inferred.as_ref().and_then(|types| types.get(i));
-            if let (Some(w), Some(t)) = (&written, inferred) {
-                if w != t {
-                    let message = format!("`{}` gives {t}, not {w}", op_name.as_str());
-                    self.error(codes::CORE_TYPE, at, message);
-                }
+            if let (Some(w), Some(t)) = (&written, inferred)
+                && w != t
+            {
+                let message = format!("`{}` gives {t}, not {w}", op_name.as_str());
+                self.error(codes::CORE_TYPE, at, message);
             }
             let value = node.filter(|_| inferred.is_some());
             let value = value.map(|node| Value { node, result: i as u16 });

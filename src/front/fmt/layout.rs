@@ -116,7 +116,7 @@ impl Writer<'_, '_> {
         let far = here > indent + HANG;
         let column = match *pipe {
             Some(c) => c,
-            None if broken || (too_long && far) || far => indent + STEP,
+            None if broken || far => indent + STEP,
             None => here,
         };
         let break_here = broken || (too_long && (pipe.is_some() || far));
@@ -148,12 +148,12 @@ impl Writer<'_, '_> {
     }
 
     fn group(&mut self, open: usize, items: &[Vec<Piece>], close: usize) {
-        if let Some(text) = self.flat_group(open, items, close, self.last) {
-            if self.column + width(&text) <= WIDTH {
-                self.raw(&text);
-                self.last = Some(close);
-                return;
-            }
+        if let Some(text) = self.flat_group(open, items, close, self.last)
+            && self.column + width(&text) <= WIDTH
+        {
+            self.raw(&text);
+            self.last = Some(close);
+            return;
         }
         let indent = self.line_indent;
         self.token(open);

@@ -15,7 +15,6 @@ fn spaces() {
         formatted(text),
         "model m(x: f32[4, n], y: i32[]) { return -x ** 2 + y * (a - b) |> dense(3, bias = false) as \
          d[i] }\n"
-            .replace("as d", "as d")
     );
     assert_eq!(
         formatted("const a=[1,-2][ 0 ]  dim b in 1 ..= 8"),

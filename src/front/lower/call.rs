@@ -378,7 +378,7 @@ impl<'p> Lowerer<'p> {
         for t in members {
             match t {
                 Trailer::Member { name } => {
-                    value = self.member(&value, name, span);
+                    value = self.member(&value, name);
                     span = span.to(name.span);
                 }
                 Trailer::Call { span: at, .. } | Trailer::Index { span: at, .. } => {

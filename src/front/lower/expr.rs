@@ -254,7 +254,7 @@ impl<'p> Lowerer<'p> {
                     value = self.index(value, items, span);
                 }
                 Trailer::Member { name } => {
-                    value = self.member(&value, name, span);
+                    value = self.member(&value, name);
                     span = start.to(name.span);
                 }
             }
@@ -328,7 +328,7 @@ impl<'p> Lowerer<'p> {
         param.or_else(|| self.states.get(path).map(|s| s.current.clone()))
     }
 
-    pub(super) fn member(&mut self, value: &Val, name: &Name, span: Span) -> Val {
+    pub(super) fn member(&mut self, value: &Val, name: &Name) -> Val {
         let m = name.text.as_str();
         let unknown = |this: &mut Self, what: String, known: Vec<String>| {
             let message = format!("{what} has no `{m}`");
@@ -350,7 +350,7 @@ impl<'p> Lowerer<'p> {
                     return v.clone();
                 }
                 if let (Val::Tensor(_), "shape" | "rank" | "dtype") = (value.clone().first(), m) {
-                    return self.member(&value.clone().first(), name, span);
+                    return self.member(&value.clone().first(), name);
                 }
                 let known = r.values.iter().filter_map(|(n, _)| n.clone());
                 let known = known.chain(r.names.keys().cloned()).collect();
@@ -505,11 +505,11 @@ impl<'p> Lowerer<'p> {
                 }
                 skip = None;
                 self.reduce(&mut values, &mut pending, Some(op));
-                let decided = match (op.0, values.last()) {
-                    (InfixOp::And, Some((Val::Bool(false), _))) => true,
-                    (InfixOp::Or, Some((Val::Bool(true), _))) => true,
-                    _ => false,
-                };
+                let decided = matches!(
+                    (op.0, values.last()),
+                    (InfixOp::And, Some((Val::Bool(false), _)))
+                        | (InfixOp::Or, Some((Val::Bool(true), _)))
+                );
                 if decided {
                     skip = Some(op.0);
                     continue;

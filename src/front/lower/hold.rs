@@ -263,20 +263,19 @@ impl Lowerer<'_> {
     /// `state m = zeros_like(p)`: the type of `p`, and zeros.
     fn like(&mut self, id: ExprId) -> Option<(TensorType, String)> {
         let span = self.expr(id).span;
-        if let ExprKind::Postfix { base, trailers } = &self.expr(id).kind {
-            if let (ExprKind::Name(f), [Trailer::Call { args, .. }]) =
+        if let ExprKind::Postfix { base, trailers } = &self.expr(id).kind
+            && let (ExprKind::Name(f), [Trailer::Call { args, .. }]) =
                 (&self.expr(*base).kind, trailers.as_slice())
-            {
-                let recipe = match f.as_str() {
-                    "zeros_like" => Some("zeros"),
-                    "ones_like" => Some("ones"),
-                    _ => None,
-                };
-                if let (Some(recipe), [arg]) = (recipe, args.as_slice()) {
-                    let v = self.eval(arg.value);
-                    let tensor = self.tensor(&v, arg.span, None)?;
-                    return Some(((*tensor.ty).clone(), recipe.into()));
-                }
+        {
+            let recipe = match f.as_str() {
+                "zeros_like" => Some("zeros"),
+                "ones_like" => Some("ones"),
+                _ => None,
+            };
+            if let (Some(recipe), [arg]) = (recipe, args.as_slice()) {
+                let v = self.eval(arg.value);
+                let tensor = self.tensor(&v, arg.span, None)?;
+                return Some(((*tensor.ty).clone(), recipe.into()));
             }
         }
         let message = "a state without a type begins as `zeros_like(x)` or `ones_like(x)`";

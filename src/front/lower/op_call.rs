@@ -91,10 +91,11 @@ impl Lowerer<'_> {
             _ => None,
         });
         for (v, at) in &mut sides {
-            if let Val::Tensor(t) = v {
-                if t.ty.dtype.is_int() && float.is_none() {
-                    *v = self.cast(v.clone(), DType::F32, *at);
-                }
+            if let Val::Tensor(t) = v
+                && t.ty.dtype.is_int()
+                && float.is_none()
+            {
+                *v = self.cast(v.clone(), DType::F32, *at);
             }
         }
         self.operator(&["div"], sides.to_vec(), span)
@@ -202,10 +203,10 @@ impl Lowerer<'_> {
     /// A value as an attribute of this kind.
     fn attr(&mut self, row: &OpRow, spec: &AttrSpec, v: &Val, span: Span) -> Option<Attr> {
         let v = v.clone().first();
-        if let (Val::Word(w), true) = (&v, spec.default == crate::ir::Preset::None) {
-            if w.text == "none" {
-                return Some(Attr::None);
-            }
+        if let (Val::Word(w), true) = (&v, spec.default == crate::ir::Preset::None)
+            && w.text == "none"
+        {
+            return Some(Attr::None);
         }
         let found = match (spec.kind, &v) {
             (_, Val::Poison) => return None,

@@ -17,6 +17,9 @@ use crate::ir::{Attr, Builder, Graph, Value};
 
 type Captures = Vec<(TensorVal, Value)>;
 
+/// The graph of a body, the types of its results with their places, and what it captured.
+type BodyRegion = (Graph, Vec<(TensorType, Span)>, Captures);
+
 impl<'p> Lowerer<'p> {
     /// A call of `scan` or `cond` with its bodies.
     pub(super) fn region(
@@ -351,7 +354,7 @@ impl<'p> Lowerer<'p> {
         seeds: Vec<TensorVal>,
         hints: &[(TensorVal, Span)],
         span: Span,
-    ) -> Option<(Graph, Vec<(TensorType, Span)>, Captures)> {
+    ) -> Option<BodyRegion> {
         if self.frames.len() >= 4 * super::MAX_CALLS {
             self.error(codes::CALL_DEPTH, span, "regions nest too deep");
             return None;

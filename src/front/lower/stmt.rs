@@ -250,19 +250,20 @@ impl<'p> Lowerer<'p> {
     fn assign(&mut self, targets: &[Name], value: ExprId, span: Span) {
         let v = self.eval(value);
         if let [only] = targets {
-            if let Val::Results(r) = &v {
-                if r.exact && r.values.len() > 1 {
-                    let names: Vec<String> = (0..r.values.len()).map(|i| format!("v{i}")).collect();
-                    let d = Diagnostic::error(
-                        codes::RESULT_COUNT,
-                        span,
-                        format!("`{}` returns {} values", r.callee, r.values.len()),
-                    )
-                    .help(format!("take them apart: `{} = …`", names.join(", ")));
-                    // The whole can still be read member by member.
-                    if r.names.is_empty() {
-                        self.report(d);
-                    }
+            if let Val::Results(r) = &v
+                && r.exact
+                && r.values.len() > 1
+            {
+                let names: Vec<String> = (0..r.values.len()).map(|i| format!("v{i}")).collect();
+                let d = Diagnostic::error(
+                    codes::RESULT_COUNT,
+                    span,
+                    format!("`{}` returns {} values", r.callee, r.values.len()),
+                )
+                .help(format!("take them apart: `{} = …`", names.join(", ")));
+                // The whole can still be read member by member.
+                if r.names.is_empty() {
+                    self.report(d);
                 }
             }
             self.set(only, v);

@@ -232,11 +232,11 @@ impl<'p> Lowerer<'p> {
             Val::Results(r) => r.values.first().map_or(Val::Poison, |(_, v)| v.clone()),
             _ => v,
         };
-        if let Val::Tensor(t) = first.first() {
-            if *t.ty != TensorType::of(DType::F32, &[1]) {
-                let message = format!("the optimizer makes {} of a parameter f32[1]", t.ty);
-                self.error(codes::BAD_TRAIN, span, message);
-            }
+        if let Val::Tensor(t) = first.first()
+            && *t.ty != TensorType::of(DType::F32, &[1])
+        {
+            let message = format!("the optimizer makes {} of a parameter f32[1]", t.ty);
+            self.error(codes::BAD_TRAIN, span, message);
         }
     }
 

@@ -69,7 +69,7 @@ impl Lowerer<'_> {
                     return None;
                 }
             };
-            return match self.member(&base, member, name.span) {
+            return match self.member(&base, member) {
                 Val::DType(d) => Some(d),
                 Val::Poison => None,
                 other => {
@@ -156,14 +156,14 @@ impl Lowerer<'_> {
         let (low, high) = (self.bound(bounds.low), self.bound(bounds.high));
         let span = self.expr(bounds.low).span.to(self.expr(bounds.high).span);
         let high = if bounds.inclusive { high } else { high.and_then(|h| h.checked_sub(1)) };
-        if let (Some(low), Some(high)) = (low, high) {
-            if low < 0 || high < low {
-                let message = format!("`{name}` cannot run from {low} to {high}");
-                self.report(
-                    Diagnostic::error(codes::BAD_DIM, span, message)
-                        .help("bounds are not negative, the lower first: `dim n in 1..=64`"),
-                );
-            }
+        if let (Some(low), Some(high)) = (low, high)
+            && (low < 0 || high < low)
+        {
+            let message = format!("`{name}` cannot run from {low} to {high}");
+            self.report(
+                Diagnostic::error(codes::BAD_DIM, span, message)
+                    .help("bounds are not negative, the lower first: `dim n in 1..=64`"),
+            );
         }
         self.frames.pop();
         (low.unwrap_or(0).max(0), high)
