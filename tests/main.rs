@@ -4,6 +4,7 @@ mod allocations;
 mod examples;
 mod fuzz;
 mod golden;
+mod layering;
 mod memory_plan;
 mod open_dims;
 mod ops;

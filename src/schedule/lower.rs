@@ -604,11 +604,13 @@ impl Lowering<'_> {
         let costs = self.inline_costs();
         for s in (0..n).rev() {
             let stage = &self.nest.stages[s];
+            let on_rows = stage.axes.len() >= row.len() && stage.axes[..row.len()] == row[..];
+            // Once a row, where a loop would compute it for each element.
+            let invariant = on_rows && stage.axes[row.len()..].iter().product::<i64>() == 1;
             let keepable = stage.keep == Keep::Inline
-                && roots[s].len() > 1
-                && costs[s] >= 4
-                && stage.axes.len() > row.len()
-                && stage.axes[..row.len()] == row[..];
+                && on_rows
+                && (invariant && costs[s] > 0
+                    || roots[s].len() > 1 && costs[s] >= 4 && stage.axes.len() > row.len());
             if keepable {
                 self.nest.stages[s].keep = Keep::Row;
             }

@@ -97,6 +97,10 @@ pub fn refuse(
             return by_user;
         }
     }
+    let feeds = users.iter().any(|(u, _)| plan.kinds[u].is_anchor());
+    if kind == Kind::Rename && feeds && stored_by_producer(plan, id) {
+        return Some("its producer stores it in this order");
+    }
     match kind {
         Kind::Pointwise if group.anchor.is_some() && feeds_anchor(plan, users, g) => {
             Some("it would be computed again for every tile of its consumer")
@@ -151,6 +155,22 @@ fn by_user(
     }
 }
 
+/// Whether a chain of reshapes and transposes hangs on something that computes and that only this
+/// chain reads: then the producer's launch can store the result where the chain puts it.
+fn stored_by_producer(plan: &Planner, id: NodeId) -> bool {
+    let mut at = id;
+    while let Class::View(View::Reshape | View::Transpose(_)) = plan.graph.class(at) {
+        at = plan.graph.node(at).operands()[0].node;
+        if plan.graph.use_count(at) != 1 {
+            return false;
+        }
+    }
+    matches!(
+        plan.kinds[&at],
+        Kind::Pointwise | Kind::Contract | Kind::Pool | Kind::Attention | Kind::Reduce
+    )
+}
+
 /// Whether a value gets to the anchor of the group through views.
 fn feeds_anchor(plan: &Planner, users: &[(NodeId, u16)], g: usize) -> bool {
     let start: Vec<NodeId> = users.iter().map(|(u, _)| *u).collect();
@@ -193,12 +213,39 @@ fn recomputed(plan: &Planner, id: NodeId, g: usize) -> Option<&'static str> {
     if group.row.as_ref().is_some_and(|row| shape(plan.graph, id).starts_with(row)) {
         return None;
     }
+    if lies_on_rows(plan, id, g) && follows_reduction(plan, id) {
+        return None;
+    }
     let space = group.members.iter().map(|m| numel(plan.graph, *m)).max().unwrap_or(0);
     let extra = flops.saturating_mul(space.saturating_sub(own) as u64);
     let saved = 2 * (own * plan.graph.node(id).results[0].dtype.bytes()) as u64;
     (extra > FREE_FLOPS && extra > 8 * saved).then_some(
         "it is broadcast: computing it again for each element costs more than storing it",
     )
+}
+
+/// One value for each row of the group's result: its leading extents, then ones.
+fn lies_on_rows(plan: &Planner, id: NodeId, g: usize) -> bool {
+    let (own, root) = (shape(plan.graph, id), shape(plan.graph, plan.groups[g].root));
+    let row = own.iter().zip(&root).take_while(|(a, b)| a == b).count();
+    own.len() == root.len() && own[row..].iter().all(|d| *d == 1)
+}
+
+/// Whether a value is made of a reduction by a few elementwise ops: then it is computed once a
+/// row, and not for each element.
+fn follows_reduction(plan: &Planner, id: NodeId) -> bool {
+    let mut at = vec![id];
+    for _ in 0..16 {
+        let Some(id) = at.pop() else { return false };
+        match plan.kinds[&id] {
+            Kind::Reduce => return true,
+            Kind::Pointwise | Kind::Cast | Kind::Rename => {
+                at.extend(plan.graph.node(id).operands().iter().map(|v| v.node));
+            }
+            _ => {}
+        }
+    }
+    false
 }
 
 /// A reduction joins where everything that reads it has its shape, or where all of it lies on rows.
