@@ -35,3 +35,21 @@ fn kernel_interpreter_op_by_op() {
 fn kernel_interpreter_fused() {
     walk("kernel interpreter, -O2", |case| check(case, "cpu:interpreter", Level::O2));
 }
+
+#[cfg(feature = "cpu")]
+#[test]
+fn machine_code_op_by_op() {
+    walk("cpu, -O0", |case| check(case, "cpu", Level::O0));
+}
+
+#[cfg(feature = "cpu")]
+#[test]
+fn machine_code_fused() {
+    walk("cpu, -O2", |case| check(case, "cpu", Level::O2));
+}
+
+#[cfg(all(feature = "cpu", target_arch = "x86_64"))]
+#[test]
+fn baseline_machine_code() {
+    walk("cpu:x86-64, -O2", |case| check(case, "cpu:x86-64", Level::O2));
+}

@@ -155,6 +155,8 @@ impl Flattener<'_> {
         for step in block.waves.iter().flatten() {
             match step {
                 Step::Launch(id) => self.launch(*id, repeats)?,
+                // Arguments of what never runs may point nowhere.
+                Step::Repeat { times: 0, .. } => {}
                 Step::Repeat { times, body } => {
                     let at = self.out.steps.len();
                     self.out.steps.push(Flat::Repeat { times: *times, end: 0, moves: vec![] });

@@ -101,6 +101,11 @@ pub fn print_assembly(kernel: &Kernel, target: &Target) -> Result<String, Codege
 
 /// The kernel in the form that the emitter takes.
 fn legal(kernel: &Kernel, machine: &Machine) -> Result<Kernel, CodegenError> {
+    if kernel.grid_points() == 0 {
+        // It has no work; its function is there so that functions and kernels count alike.
+        let body = Region::default();
+        return Ok(Kernel { grid: [1; 3], types: vec![], body, ..kernel.clone() });
+    }
     check_types(kernel).map_err(|e| backend(kernel, e.to_string()))?;
     let legal = legalize(kernel, machine);
     match legal.scratch_bytes() == kernel.scratch_bytes() {
