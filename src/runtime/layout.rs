@@ -233,7 +233,8 @@ impl Flattener<'_> {
             }
             let end = high.saturating_add(param.len as i128 * size);
             if low < 0 || end > buffer.bytes() as i128 || !aligned(arg.offset as i128) {
-                return fault("the argument is not inside its buffer");
+                let (bytes, name) = (buffer.bytes(), &buffer.name);
+                return fault(&format!("bytes {low}..{end} of `{name}`, which has {bytes}"));
             }
             let spot = self.spot(arg.buffer, arg.offset);
             for (step, (_, moves)) in arg.steps.iter().zip(&mut *repeats) {
