@@ -368,6 +368,30 @@ def convolutions(t):
           lambda x, w, b: conv_nd(x, w, window_strides=(1, 2, 1),
                                   padding=[(1, 1), (0, 0), (1, 1)]))
 
+    def adjoint(out, stride=(1, 1), pad=(0, 0), dilation=(1, 1), groups=1):
+        """The transposed convolution, as the gradient of the convolution by its input."""
+
+        def run(x, weight, bias=None):
+            zeros = jnp.zeros((x.shape[0], weight.shape[1] * groups, *out))
+            forward = lambda y: jax.lax.conv_general_dilated(
+                y, weight, stride, [(p, p) for p in pad], rhs_dilation=dilation,
+                dimension_numbers=("NCHW", "OIHW", "NCHW"), feature_group_count=groups)
+            y = np.asarray(jax.vjp(forward, zeros)[1](jnp.asarray(x))[0])
+            return y if bias is None else y + bias[:, None, None]
+
+        return run
+
+    small = t.normal(2, 4, 3, 4)
+    t.add("conv_transpose2d", "conv_transpose2d", [small, t.normal(4, 3, 3, 2), t.normal(3)], {},
+          adjoint((5, 5)))
+    # out = (in − 1) · stride − 2 · pad + dilation · (k − 1) + output_padding + 1
+    t.add("conv_transpose2d_stride", "conv_transpose2d", [small, t.normal(4, 3, 3, 2), None],
+          {"stride": [2, 3], "pad": [1, 0], "output_padding": [1, 2]},
+          adjoint((6, 13), (2, 3), (1, 0)))
+    t.add("conv_transpose2d_groups", "conv_transpose2d", [small, t.normal(4, 3, 2, 2), None],
+          {"groups": 2, "dilation": [2, 1], "stride": [1, 2]},
+          adjoint((5, 8), (1, 2), dilation=(2, 1), groups=2))
+
     def edges(pad):
         return [(0, 0), (0, 0), *[(p, p) for p in pad]]
 
