@@ -81,7 +81,10 @@ fn run(command: &str, path: &Path, text: &str) -> String {
             let loaded = load(path, text);
             let mut diags = loaded.diagnostics;
             diags.extend(loaded.module.check());
-            diagnostics(loaded.module.sources(), &diags)
+            match diags.is_empty() {
+                true => "sound\n".to_string(),
+                false => diagnostics(loaded.module.sources(), &diags),
+            }
         }
         // The graph of a model (the last one, or the one named; `training` after that).
         "lower" => {

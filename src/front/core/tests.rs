@@ -1,5 +1,6 @@
 use super::*;
-use crate::base::DType;
+use crate::base::{DType, TensorType};
+use crate::ir::op::{self, Arity, Op};
 use crate::ir::print::print_graph;
 
 fn read(text: &str, constants: &Constants) -> Result<Vec<Graph>, Vec<Diagnostic>> {

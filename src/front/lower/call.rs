@@ -176,6 +176,7 @@ impl<'p> Lowerer<'p> {
         {
             return Val::Poison;
         }
+        self.called.insert((unit, item));
         let caller = self.owner();
         let training = self.frames[caller].training && !frozen;
         let frozen = self.frames[caller].frozen || frozen;

@@ -13,12 +13,16 @@ mod finish;
 mod function;
 mod hold;
 mod index;
+mod literal;
+mod lookup;
 mod op_call;
+mod operator;
 mod region;
 mod scope;
 mod stmt;
 mod train;
 mod types;
+mod uncalled;
 mod value;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,10 +33,11 @@ use super::ast::{Callable, ExprId, Item};
 use super::project::{Decl, Project, STD, UnitId};
 use crate::base::diag::{Diagnostic, Severity};
 use crate::base::source::Span;
-use crate::base::{Dim, Symbol, TensorType, codes};
+use crate::base::{Symbol, TensorType, codes};
 use crate::ir::graph::DimDecl;
 use crate::ir::{Builder, Graph, Loc, NodeId, Value};
 
+use lookup::callable_row;
 use scope::{ScopeId, Scopes};
 use value::{Callee, RegionId, TensorVal, Val};
 
@@ -138,13 +143,18 @@ pub(crate) fn check_all(
     limits: Limits,
     diags: &mut Vec<Diagnostic>,
 ) {
-    for decl in project.unit(unit).ast.items.iter().enumerate() {
-        if let (item, Item::Model(_)) = decl {
-            let mut found = vec![];
-            check(project, unit, item, limits, &mut found);
-            // A block that several models use says its errors once.
-            found.retain(|d| !diags.iter().any(|o| o.code == d.code && o.span == d.span));
-            diags.append(&mut found);
+    let mut called = BTreeSet::new();
+    let items = || project.unit(unit).ast.items.iter().enumerate();
+    for (item, _) in items().filter(|(_, i)| matches!(i, Item::Model(_))) {
+        let mut found = vec![];
+        check(project, unit, item, limits, &mut called, &mut found);
+        // A block that several models use says its errors once.
+        found.retain(|d| !diags.iter().any(|o| o.code == d.code && o.span == d.span));
+        diags.append(&mut found);
+    }
+    for (item, decl) in items() {
+        if let (Item::Block(block), false) = (decl, called.contains(&(unit, item))) {
+            uncalled::check_names(project, unit, block, diags);
         }
     }
 }
@@ -155,15 +165,20 @@ fn check(
     unit: UnitId,
     item: usize,
     limits: Limits,
+    called: &mut BTreeSet<(UnitId, usize)>,
     diags: &mut Vec<Diagnostic>,
 ) {
     let before = diags.len();
-    lower(project, unit, item, Mode { training: false, limits }, diags);
+    let mut lowerer = Lowerer::new(project, Mode { training: false, limits });
+    lowerer.model(unit, item);
+    diags.append(&mut lowerer.diags);
+    called.append(&mut lowerer.called);
     let sound = diags[before..].iter().all(|d| d.severity != Severity::Error);
     let name = &project.callable(unit, item).name.text;
     if let Some(train) = project.train(unit, name).filter(|_| sound) {
         let mut lowerer = Lowerer::new(project, Mode { training: true, limits });
         lowerer.check_train(unit, item, train);
+        called.append(&mut lowerer.called);
         // What the model itself has to say has been said.
         let seen: BTreeSet<_> = diags[before..].iter().map(|d| (d.code, d.span)).collect();
         diags.extend(lowerer.diags.into_iter().filter(|d| !seen.contains(&(d.code, d.span))));
@@ -261,6 +276,8 @@ struct Lowerer<'p> {
     params: BTreeMap<String, ParamEntry>,
     states: BTreeMap<String, StateEntry>,
     constants: BTreeMap<(UnitId, usize), ConstState>,
+    /// Blocks that were written out.
+    called: BTreeSet<(UnitId, usize)>,
     /// What the symbols of imported models stand for, innermost last.
     symbols: Vec<(UnitId, BTreeMap<String, Val>)>,
     weights: Vec<WeightsOf>,
@@ -292,6 +309,7 @@ impl<'p> Lowerer<'p> {
             params: BTreeMap::new(),
             states: BTreeMap::new(),
             constants: BTreeMap::new(),
+            called: BTreeSet::new(),
             symbols: vec![],
             weights: vec![],
             files: BTreeMap::new(),
@@ -502,114 +520,4 @@ impl<'p> Lowerer<'p> {
             }
         }
     }
-
-    // ---- names ----------------------------------------------------------------------------------
-
-    /// What a name stands for where it is read, if it stands for anything.
-    fn lookup(&mut self, name: &str) -> Option<Val> {
-        let mut i = self.frames.len() - 1;
-        loop {
-            let frame = &self.frames[i];
-            if let Some(v) = frame.vars.get(name) {
-                return Some(v.clone());
-            }
-            match frame.outer {
-                Some(outer) => i = outer,
-                None => break,
-            }
-        }
-        let owner = self.owner();
-        if let Some(stage) = self.frames[owner].stages.get(name) {
-            return Some(stage.value.clone());
-        }
-        let unit = self.top().unit;
-        if name == "training" {
-            return Some(Val::Bool(self.frames[owner].training));
-        }
-        if let Some(v) = self.declared(unit, name) {
-            return Some(v);
-        }
-        if name == "draw" && unit == STD {
-            return Some(self.draw());
-        }
-        self.global(name)
-    }
-
-    /// What the file itself declares under this name.
-    fn declared(&mut self, unit: UnitId, name: &str) -> Option<Val> {
-        let bound = self.symbols.iter().rev().find(|(u, _)| *u == unit);
-        if let Some(v) = bound.and_then(|(_, names)| names.get(name)) {
-            return Some(v.clone());
-        }
-        Some(match *self.project.unit(unit).names.get(name)? {
-            Decl::Model(i) => Val::Callee(Callee::Model(unit, i)),
-            Decl::Block(i) => Val::Callee(Callee::Block(unit, i)),
-            Decl::Const(i) => self.constant(unit, i),
-            Decl::Dim(_) => Val::Dim(Dim::symbol(Symbol::new(name))),
-            Decl::Import(target) => Val::Module(target),
-            Decl::Broken => Val::Poison,
-        })
-    }
-
-    /// What every file sees: the standard library, ops, functions, dtypes, a few numbers.
-    fn global(&mut self, name: &str) -> Option<Val> {
-        if let Some(Decl::Block(i)) = self.project.unit(STD).names.get(name) {
-            return Some(Val::Callee(Callee::Block(STD, *i)));
-        }
-        if let Some(row) = crate::ir::op::find(name).filter(|r| callable_row(r.name)) {
-            return Some(Val::Callee(Callee::Op(row)));
-        }
-        if let Some(f) = function::Function::find(name) {
-            return Some(Val::Callee(Callee::Function(f)));
-        }
-        if let Some(d) = crate::base::DType::parse(name) {
-            return Some(Val::DType(d));
-        }
-        match name {
-            "op" => Some(Val::Ops),
-            "inf" => Some(Val::Float(f64::INFINITY)),
-            "nan" => Some(Val::Float(f64::NAN)),
-            "pi" => Some(Val::Float(std::f64::consts::PI)),
-            _ if function::is_recipe(name) => Some(Val::Recipe(name.into())),
-            _ => None,
-        }
-    }
-
-    /// Names that can be read here, for "did you mean".
-    fn near(&self, name: &str) -> Option<String> {
-        let mut candidates: Vec<&str> = vec![];
-        let mut i = self.frames.len() - 1;
-        loop {
-            let frame = &self.frames[i];
-            candidates.extend(frame.vars.keys().map(String::as_str));
-            candidates.extend(frame.stages.keys().map(String::as_str));
-            match frame.outer {
-                Some(outer) => i = outer,
-                None => break,
-            }
-        }
-        candidates.extend(self.project.unit(self.top().unit).names.keys().map(String::as_str));
-        crate::base::diag::did_you_mean(name, candidates).map(str::to_string)
-    }
-
-    fn near_callee(&self, name: &str) -> Option<String> {
-        let mut all: Vec<&str> = vec![];
-        for unit in [self.top().unit, STD] {
-            all.extend(self.project.unit(unit).names.keys().map(String::as_str));
-        }
-        let layers = self.top().vars.iter().filter(|(_, v)| matches!(v, Val::Layer(_)));
-        all.extend(layers.map(|(n, _)| n.as_str()));
-        for name in crate::ir::op::table().map(|r| r.name).filter(|n| callable_row(n)) {
-            all.push(name);
-        }
-        for name in function::Function::names() {
-            all.push(name);
-        }
-        crate::base::diag::did_you_mean(name, all).map(str::to_string)
-    }
-}
-
-/// Rows that a model does not call: what they are has a syntax of its own.
-fn callable_row(name: &str) -> bool {
-    !matches!(name, "input" | "param" | "state" | "constant" | "scan" | "cond" | "do")
 }
