@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use dlc::base::diag::Diagnostic;
 use dlc::base::source::SourceMap;
 use dlc::front::{self, LoadOptions};
+use dlc::pass::{Control, Step};
 
 #[test]
 fn golden_files() {
@@ -71,6 +72,43 @@ fn examples() {
     assert!(models >= 20, "the examples hold {models} models");
 }
 
+/// What every pass of every level leaves of the examples reads back to the byte, and is compact.
+#[test]
+fn examples_read_back_after_every_pass() {
+    use dlc::pipeline::{Level, graph_passes, lower_passes};
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    for path in files(&root).into_iter().filter(|p| p.extension().is_some_and(|e| e == "dl")) {
+        let text = std::fs::read_to_string(&path).expect("an example can be read");
+        let loaded = load(&path, &text);
+        for name in loaded.module.model_names() {
+            let (lowered, _) = loaded.module.lower(Some(&name), false);
+            let graph = lowered.expect("a sound model is written out").graph;
+            for level in [Level::O0, Level::O1, Level::O2] {
+                let steps = [graph_passes(level), lower_passes(level)].concat();
+                let control = Control { verify_each: true, ..Control::default() };
+                let mut last = String::new();
+                let read_back = &mut |pass: &'static str, graph: &dlc::ir::Graph| {
+                    let printed = dlc::ir::print::print_graph(graph);
+                    if printed.text == last {
+                        return;
+                    }
+                    let options =
+                        LoadOptions { constants: &printed.constants, ..LoadOptions::default() };
+                    let back = front::load("core.dl", &printed.text, &options);
+                    let (again, diags) = back.module.lower(None, false);
+                    let said = diagnostics(back.module.sources(), &diags);
+                    let again = again.unwrap_or_else(|| panic!("{name} after {pass}: {said}"));
+                    let again = dlc::ir::print::print_graph(&again.graph).text;
+                    assert_eq!(again, printed.text, "{name} after {pass}");
+                    last = printed.text;
+                };
+                dlc::pass::run(&mut graph.clone(), &steps, &control, read_back)
+                    .unwrap_or_else(|failure| panic!("{name}: {failure}"));
+            }
+        }
+    }
+}
+
 /// What a command says about a text. New commands go here.
 fn run(command: &str, path: &Path, text: &str) -> String {
     let mut words = command.split_whitespace();
@@ -107,6 +145,23 @@ fn run(command: &str, path: &Path, text: &str) -> String {
                 }
             }
             out
+        }
+        // The last model after these passes (`strict` before them: exact rewrites only).
+        "passes" => {
+            let loaded = load(path, text);
+            let (lowered, diags) = loaded.module.lower(None, false);
+            let said = diagnostics(loaded.module.sources(), &diags);
+            let Some(mut graph) = lowered.map(|l| l.graph) else { return said };
+            let mut control = Control { verify_each: true, ..Control::default() };
+            control.settings.strict = args.contains(&"strict");
+            let names = args.iter().filter(|a| **a != "strict");
+            let steps: Vec<Step> = names
+                .map(|a| Step::Pass(dlc::pass::find(a).expect("a pass of the table").name))
+                .collect();
+            match dlc::pass::run(&mut graph, &steps, &control, &mut |_, _| {}) {
+                Ok(_) => said + &dlc::ir::print::print_graph(&graph).text,
+                Err(failure) => format!("{said}{failure}\n"),
+            }
         }
         other => panic!("{}: no command `{other}`", path.display()),
     }

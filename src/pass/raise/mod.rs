@@ -25,6 +25,9 @@ struct Raised {
     attrs: Vec<(&'static str, Attr)>,
 }
 
+/// What a pattern ends with: most nodes need no look at all.
+const LAST_OPS: &[&str] = &["add", "sub", "mul", "div", "log", "log1p", "matmul"];
+
 pub fn run(graph: &mut Graph, cx: &mut PassCtx) -> Result<(), OpError> {
     if cx.settings.strict {
         return Ok(());
@@ -34,12 +37,14 @@ pub fn run(graph: &mut Graph, cx: &mut PassCtx) -> Result<(), OpError> {
     let mut single: Vec<bool> = vec![];
     rebuild(graph, &mut |graph, id, node| {
         let find = Find { graph, single: &single };
-        let found = norm::softmax(&find, &node)
-            .or_else(|| norm::normalization(&find, &node))
-            .or_else(|| norm::with_weights(&find, &node))
-            .or_else(|| activation::find(&find, &node))
-            .or_else(|| attention::find(&find, &node));
-        let raised = match found {
+        let found = LAST_OPS.contains(&node.op.row.name).then(|| {
+            norm::softmax(&find, &node)
+                .or_else(|| norm::normalization(&find, &node))
+                .or_else(|| norm::with_weights(&find, &node))
+                .or_else(|| activation::find(&find, &node))
+                .or_else(|| attention::find(&find, &node))
+        });
+        let raised = match found.flatten() {
             Some(raised) => build(graph, &node, raised, cx),
             None => None,
         };
