@@ -1,6 +1,8 @@
 //! The integration tests: one binary, so that they link once.
 
 mod allocations;
+#[cfg(feature = "cli")]
+mod cli;
 mod examples;
 mod fuzz;
 mod golden;
