@@ -91,7 +91,8 @@ fn transcript(dir: &Path, line: &str) -> String {
 /// Numbers before a unit of time are `[..]`.
 fn without_times(line: &str) -> String {
     let words: Vec<&str> = line.split(' ').collect();
-    let timed = |i: usize| words.get(i + 1).is_some_and(|w| w.starts_with("ms") || w.starts_with("µs"));
+    let timed =
+        |i: usize| words.get(i + 1).is_some_and(|w| w.starts_with("ms") || w.starts_with("µs"));
     let shown = (0..words.len()).map(|i| if timed(i) { "[..]" } else { words[i] });
     shown.collect::<Vec<_>>().join(" ")
 }
@@ -174,8 +175,15 @@ fn json_documents_have_their_keys() {
     has(
         &memory,
         &[
-            "arena_bytes", "scratch_per_worker_bytes", "max_live_bytes", "weights_bytes",
-            "state_bytes", "inputs_bytes", "outputs_bytes", "buffers", "order",
+            "arena_bytes",
+            "scratch_per_worker_bytes",
+            "max_live_bytes",
+            "weights_bytes",
+            "state_bytes",
+            "inputs_bytes",
+            "outputs_bytes",
+            "buffers",
+            "order",
         ],
     );
     for b in memory["buffers"].as_array().unwrap() {
@@ -186,7 +194,18 @@ fn json_documents_have_their_keys() {
     for l in schedule["launches"].as_array().unwrap() {
         has(
             l,
-            &["id", "kernel", "ops", "queue", "wave", "root", "depends_on", "flops", "bytes", "estimate_us"],
+            &[
+                "id",
+                "kernel",
+                "ops",
+                "queue",
+                "wave",
+                "root",
+                "depends_on",
+                "flops",
+                "bytes",
+                "estimate_us",
+            ],
         );
         let root = l["depends_on"].as_array().unwrap().is_empty();
         assert_eq!(l["root"].as_bool(), Some(root));
@@ -205,15 +224,28 @@ fn json_documents_have_their_keys() {
     assert_eq!(inputs["dims"][0]["name"], "batch");
     let summary = json(&dir, &format!("dlc inspect {iris} summary --json --set batch=1"));
     assert_eq!(summary["params"], 4 * 20 + 20 + 20 * 10 + 10 + 10 * 3 + 3);
-    for p in json(&dir, &format!("dlc inspect {iris} passes --json --set batch=1")).as_array().unwrap() {
+    for p in
+        json(&dir, &format!("dlc inspect {iris} passes --json --set batch=1")).as_array().unwrap()
+    {
         has(p, &["pass", "ms", "nodes_before", "nodes_after", "rewrites"]);
     }
-    let bench = json(&dir, &format!("dlc bench {iris} --json --set batch=1 --duration 0.02 --warmup 0"));
+    let bench =
+        json(&dir, &format!("dlc bench {iris} --json --set batch=1 --duration 0.02 --warmup 0"));
     has(
         &bench,
         &[
-            "median_us", "min_us", "p90_us", "runs", "first_run_us", "compile_ms", "load_ms",
-            "arena_bytes", "weights_bytes", "peak_rss_bytes", "flops", "gflops",
+            "median_us",
+            "min_us",
+            "p90_us",
+            "runs",
+            "first_run_us",
+            "compile_ms",
+            "load_ms",
+            "arena_bytes",
+            "weights_bytes",
+            "peak_rss_bytes",
+            "flops",
+            "gflops",
         ],
     );
     let run = json(&dir, "dlc run examples/expr/expr.dl --json -i a=1 -i b=2 -i c=3 -i d=1");
@@ -226,9 +258,14 @@ fn json_documents_have_their_keys() {
 #[test]
 fn builds_are_equal() {
     let dir = folder("equal");
-    for (model, name) in [("examples/iris/iris.dl", "iris"), ("examples/digits/digits.dl", "digits")] {
+    for (model, name) in
+        [("examples/iris/iris.dl", "iris"), ("examples/digits/digits.dl", "digits")]
+    {
         for threads in ["1", "2"] {
-            let o = call(&dir, &format!("dlc compile {model} -o {name}{threads}.dlm --threads {threads}"));
+            let o = call(
+                &dir,
+                &format!("dlc compile {model} -o {name}{threads}.dlm --threads {threads}"),
+            );
             assert_eq!(o.status, 0, "{}", o.stderr);
         }
         let read = |t: &str| std::fs::read(dir.join(format!("{name}{t}.dlm"))).unwrap();
