@@ -14,7 +14,12 @@ use crate::kernel::ir::{Lit, Op, Ty, Val};
 impl Emitter<'_> {
     pub(super) fn op(&mut self, op: Op, args: &[Val], out: Ty) -> Res<Value> {
         let ty = self.kernel.ty(args[if op == Op::Select { 1 } else { 0 }]);
-        let values = args.iter().map(|v| self.get(*v)).collect::<Res<Vec<Value>>>()?;
+        let mut values = args.iter().map(|v| self.get(*v)).collect::<Res<Vec<Value>>>()?;
+        if op == Op::Fma && self.uses[args[0].0 as usize] > self.uses[args[1].0 as usize] {
+            // a · b = b · a. The instruction overwrites its first factor, which is copied before if
+            // somebody else reads it.
+            values.swap(0, 1);
+        }
         clif_type(out)?;
         match (op, ty) {
             (Op::Select, _) => {

@@ -44,6 +44,8 @@ pub(super) struct Emitter<'a> {
     regs: Vec<Option<Value>>,
     /// What is known of each register beside its value.
     pub facts: Vec<Fact>,
+    /// How many instructions read each register.
+    pub uses: Vec<u32>,
     /// Whether each open region surely runs once its parent does, outermost first.
     pub certain: Vec<bool>,
     pub params: Vec<Value>,
@@ -88,6 +90,7 @@ pub(super) fn emit(
         features,
         regs: vec![None; kernel.types.len()],
         facts: vec![Fact::default(); kernel.types.len()],
+        uses: uses(kernel),
         certain: vec![],
         params: vec![],
         scratch: vec![],
@@ -221,6 +224,31 @@ impl Emitter<'_> {
     pub(super) fn type_of(&self, v: Value) -> Type {
         self.b.func.dfg.value_type(v)
     }
+}
+
+/// How many instructions read each register.
+fn uses(kernel: &Kernel) -> Vec<u32> {
+    let mut uses = vec![0; kernel.types.len()];
+    let mut open = vec![&kernel.body];
+    while let Some(region) = open.pop() {
+        for inst in &region.insts {
+            match inst {
+                Inst::For { body, .. } => open.push(body),
+                Inst::If { then, els, .. } => open.extend([then, els]),
+                Inst::Const { .. }
+                | Inst::Grid { .. }
+                | Inst::Local { .. }
+                | Inst::Op { .. }
+                | Inst::Fold { .. }
+                | Inst::Lane { .. }
+                | Inst::Load { .. }
+                | Inst::Store { .. }
+                | Inst::Barrier => {}
+            }
+            inst.args().iter().for_each(|v| uses[v.0 as usize] += 1);
+        }
+    }
+    uses
 }
 
 /// The Cranelift type of one element.
