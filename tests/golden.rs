@@ -163,8 +163,33 @@ fn run(command: &str, path: &Path, text: &str) -> String {
                 Err(failure) => format!("{said}{failure}\n"),
             }
         }
+        // A kernel after steps: `simplify`, `legalize16` (vectors of 16 bytes), `verify`.
+        "kernel" => kernel(text, &args),
         other => panic!("{}: no command `{other}`", path.display()),
     }
+}
+
+fn kernel(text: &str, steps: &[&str]) -> String {
+    use dlc::kernel::legalize::{Form, legalize_to};
+    let mut kernel = match dlc::kernel::parse::parse_kernel(text) {
+        Ok(kernel) => kernel,
+        Err(e) => return format!("{e}\n"),
+    };
+    for step in steps {
+        kernel = match *step {
+            "verify" => match dlc::kernel::verify::verify(&kernel) {
+                Ok(()) => kernel,
+                Err(e) => return format!("{e}\n"),
+            },
+            "simplify" => dlc::kernel::simplify::simplify(&kernel),
+            "legalize16" => {
+                let form = Form { vector_bytes: 16, masked: false, packed: true };
+                legalize_to(&kernel, form)
+            }
+            other => panic!("no step `{other}`"),
+        };
+    }
+    dlc::kernel::print::print_kernel(&kernel)
 }
 
 fn load(path: &Path, text: &str) -> front::Loaded {

@@ -13,6 +13,13 @@ use crate::base::DType;
 const MAX_TERMS: usize = 16;
 const MAX_STEPS: u32 = 200;
 
+/// Which way a condition is taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Truth {
+    Holds,
+    Fails,
+}
+
 /// Both ends included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Interval {
@@ -123,26 +130,33 @@ impl<'k> Ranges<'k> {
         Interval::new(-self.greatest(&minus, &mut steps), self.greatest(form, &mut more))
     }
 
-    /// An upper bound of a form: the best of intervals alone and of replacing its latest atom by
-    /// the forms that bound it.
+    /// An upper bound of a form: its latest atom is replaced by its greatest value, and by each of
+    /// the earlier forms that bound it; the best of these counts.
     fn greatest(&self, form: &Form, steps: &mut u32) -> i128 {
-        let end = |(v, c): (&Val, &i128)| {
-            let i = self.interval(*v);
-            c.saturating_mul(if *c > 0 { i.hi } else { i.lo })
-        };
-        let mut best = form.terms.iter().map(end).fold(form.constant, i128::saturating_add);
-        for (v, c) in form.terms.iter().rev() {
-            let known = if *c > 0 { &self.uppers } else { &self.lowers };
-            for bound in known.get(v).into_iter().flatten() {
-                if *steps == 0 {
-                    return best;
-                }
-                *steps -= 1;
-                let mut rest = form.clone();
-                rest.terms.remove(v);
-                if let Some(replaced) = rest.plus(*c, bound) {
-                    best = best.min(self.greatest(&replaced, steps));
-                }
+        let Some((v, c)) = form.terms.last_key_value() else { return form.constant };
+        let (v, c) = (*v, *c);
+        let interval = self.interval(v);
+        let mut end = if c > 0 { interval.hi } else { interval.lo };
+        let known = if c > 0 { &self.uppers } else { &self.lowers };
+        let mut bounds: Vec<&Form> = vec![];
+        for bound in known.get(&v).into_iter().flatten() {
+            match bound.terms.last_key_value() {
+                None if c > 0 => end = end.min(bound.constant),
+                None => end = end.max(bound.constant),
+                Some((last, _)) if *last < v && !bounds.contains(&bound) => bounds.push(bound),
+                Some(_) => {}
+            }
+        }
+        let mut rest = form.clone();
+        rest.terms.remove(&v);
+        let mut best = self.greatest(&rest, steps).saturating_add(c.saturating_mul(end));
+        for bound in bounds {
+            if *steps == 0 {
+                break;
+            }
+            *steps -= 1;
+            if let Some(replaced) = rest.plus(c, bound) {
+                best = best.min(self.greatest(&replaced, steps));
             }
         }
         best
@@ -158,7 +172,10 @@ impl<'k> Ranges<'k> {
                 }
             }
             Inst::Grid { dst, axis } => {
-                self.set(*dst, Interval::new(0, self.kernel.grid[*axis as usize] as i128 - 1));
+                self.set(
+                    *dst,
+                    Interval::new(0, (self.kernel.grid[*axis as usize] as i128 - 1).max(0)),
+                );
                 self.axes.insert(*dst, *axis);
             }
             Inst::Local { dst, axis } => {
@@ -218,34 +235,125 @@ impl<'k> Ranges<'k> {
         self.lowers.entry(counter).or_default().push(lower);
     }
 
-    /// Takes a condition as true until `forget` gets what this returns.
-    pub fn assume(&mut self, cond: Val) -> Vec<(Val, bool)> {
+    /// Takes a condition as true, or as false, until `forget` gets what this returns.
+    pub fn assume(&mut self, cond: Val, truth: Truth) -> Vec<(Val, bool)> {
         let Some((op, a, b)) = self.conditions.get(&cond).copied() else { return vec![] };
         if op == Op::And {
-            return [self.assume(a), self.assume(b)].concat();
+            return match truth {
+                Truth::Holds => [self.assume(a, truth), self.assume(b, truth)].concat(),
+                // Not both: if one surely holds, the other does not.
+                Truth::Fails if self.certain(a) => self.assume(b, truth),
+                Truth::Fails if self.certain(b) => self.assume(a, truth),
+                Truth::Fails => vec![],
+            };
         }
-        // a + d <= b
-        let (a, b, d) = match op {
-            Op::Lt => (a, b, 1),
-            Op::Le => (a, b, 0),
-            Op::Gt => (b, a, 1),
-            Op::Ge => (b, a, 0),
-            _ => return vec![],
-        };
-        let Some(gap) = self.form(a).plus(-1, &self.form(b)) else { return vec![] };
-        let Some(gap) = gap.plus(d, &Form::constant(1)) else { return vec![] };
-        // gap <= 0: atoms with the coefficient 1 have an upper, with -1 a lower bound.
+        let Some(gap) = self.gap((op, a, b), truth) else { return vec![] };
+        // gap <= 0 bounds each of its atoms by the others.
         let mut assumed = vec![];
         for (v, c) in gap.terms.clone() {
             let mut rest = gap.clone();
             rest.terms.remove(&v);
-            let bound = if c == 1 { Form::default().plus(-1, &rest) } else { Some(rest) };
-            let Some(bound) = bound.filter(|_| c.abs() == 1) else { continue };
-            let side = if c == 1 { &mut self.uppers } else { &mut self.lowers };
+            let upper = c > 0;
+            let bound = match c.abs() {
+                1 if upper => Form::default().plus(-1, &rest),
+                1 => Some(rest),
+                _ => {
+                    // c · v <= -rest, and rest is at least its least value.
+                    let least = self.bounds(&rest).lo;
+                    let quotient = least.saturating_neg().div_euclid(c.abs());
+                    let bound = if upper { quotient } else { quotient.saturating_neg() };
+                    Some(Form::constant(bound))
+                }
+            };
+            let Some(bound) = bound else { continue };
+            let side = if upper { &mut self.uppers } else { &mut self.lowers };
             side.entry(v).or_default().push(bound);
-            assumed.push((v, c == 1));
+            assumed.push((v, upper));
         }
         assumed
+    }
+
+    /// The form that is at most 0 if a comparison has this truth.
+    fn gap(&self, (op, a, b): (Op, Val, Val), truth: Truth) -> Option<Form> {
+        // a + d <= b
+        let (a, b, d) = match (op, truth) {
+            (Op::Lt, Truth::Holds) | (Op::Ge, Truth::Fails) => (a, b, 1),
+            (Op::Le, Truth::Holds) | (Op::Gt, Truth::Fails) => (a, b, 0),
+            (Op::Gt, Truth::Holds) | (Op::Le, Truth::Fails) => (b, a, 1),
+            (Op::Ge, Truth::Holds) | (Op::Lt, Truth::Fails) => (b, a, 0),
+            _ => return None,
+        };
+        self.form(a).plus(-1, &self.form(b))?.plus(d, &Form::constant(1))
+    }
+
+    /// Whether a condition holds, by what is known.
+    fn certain(&self, cond: Val) -> bool {
+        match self.conditions.get(&cond).copied() {
+            Some((Op::And, a, b)) => self.certain(a) && self.certain(b),
+            Some(c) => self.gap(c, Truth::Holds).is_some_and(|g| self.bounds(&g).hi <= 0),
+            None => false,
+        }
+    }
+
+    /// Takes in a region, with nothing assumed of its branches.
+    pub fn see_region(&mut self, region: &Region) {
+        for inst in &region.insts {
+            self.see(inst);
+            match inst {
+                Inst::For { lo, hi, step, init, body, .. } => {
+                    self.enter_loop(body.params[0], *lo, *hi, *step);
+                    self.see_carried(init, body);
+                    self.see_region(body);
+                }
+                Inst::If { then, els, .. } => {
+                    self.see_region(then);
+                    self.see_region(els);
+                }
+                Inst::Const { .. }
+                | Inst::Grid { .. }
+                | Inst::Local { .. }
+                | Inst::Op { .. }
+                | Inst::Fold { .. }
+                | Inst::Lane { .. }
+                | Inst::Load { .. }
+                | Inst::Store { .. }
+                | Inst::Barrier => {}
+            }
+        }
+    }
+
+    /// Bounds of the indices that a loop carries: those that never fall below, or never rise above,
+    /// their first values. Supposed first, kept if the yields bear it out. A step that moves an
+    /// index by less than 2^32 does not leave 2^62 in any time.
+    pub fn see_carried(&mut self, init: &[Val], body: &Region) {
+        let indices: Vec<(Val, Val, Val)> = (body.params[1..].iter().zip(init).zip(&body.yields))
+            .map(|((p, i), y)| (*p, *i, *y))
+            .filter(|(p, ..)| self.kernel.ty(*p) == Ty::Index)
+            .collect();
+        if indices.is_empty() {
+            return;
+        }
+        let far = 1i128 << 62;
+        for rising in [true, false] {
+            for (p, i, _) in &indices {
+                let i = self.interval(*i);
+                let supposed =
+                    if rising { Interval::new(i.lo, far) } else { Interval::new(-far, i.hi) };
+                self.set(*p, supposed);
+            }
+            self.see_region(body);
+            let holds = indices.iter().all(|(p, _, y)| {
+                let (p, y) = (self.interval(*p), self.interval(*y));
+                match rising {
+                    true => y.lo >= p.lo && y.hi <= far + (1 << 32),
+                    false => y.hi <= p.hi && y.lo >= -far - (1 << 32),
+                }
+            });
+            if holds {
+                return;
+            }
+        }
+        indices.iter().for_each(|(p, ..)| self.intervals[p.0 as usize] = None);
     }
 
     /// Ends an assumption.

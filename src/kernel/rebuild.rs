@@ -58,6 +58,12 @@ impl Map<'_> {
     fn set(&mut self, old: Val, new: Val) {
         self.new[old.0 as usize] = Some(new);
     }
+
+    fn bind(&mut self, old: &[Val], new: &[Val]) {
+        for (o, n) in old.iter().zip(new) {
+            self.set(*o, *n);
+        }
+    }
 }
 
 /// Writes a well-formed kernel anew into `b`, which holds its header.
@@ -72,6 +78,19 @@ fn region(b: &mut KernelBuilder, old: &Region, map: &mut Map, rule: &mut dyn Rul
         match inst {
             Inst::For { results, lo, hi, step, init, body, unroll } => {
                 let (lo, hi, init) = (map.get(*lo), map.get(*hi), map.all(init));
+                match iterations(b, lo, hi, *step) {
+                    Some(0) => {
+                        map.bind(results, &init);
+                        continue;
+                    }
+                    Some(1) => {
+                        map.bind(&body.params, &[&[lo], &init[..]].concat());
+                        region(b, body, map, rule);
+                        map.bind(results, &map.all(&body.yields));
+                        continue;
+                    }
+                    Some(_) | None => {}
+                }
                 let params = renew(b, &body.params, map, rule);
                 b.enter();
                 region(b, body, map, rule);
@@ -84,6 +103,12 @@ fn region(b: &mut KernelBuilder, old: &Region, map: &mut Map, rule: &mut dyn Rul
             }
             Inst::If { results, cond, then, els } => {
                 let cond = map.get(*cond);
+                if let Some(known) = b.literal(cond) {
+                    let side = if known.bits != 0 { then } else { els };
+                    region(b, side, map, rule);
+                    map.bind(results, &map.all(&side.yields));
+                    continue;
+                }
                 let [then, els] = [then, els].map(|side| {
                     b.enter();
                     region(b, side, map, rule);
@@ -108,6 +133,12 @@ fn region(b: &mut KernelBuilder, old: &Region, map: &mut Map, rule: &mut dyn Rul
             },
         }
     }
+}
+
+/// How often a loop with constant bounds runs.
+fn iterations(b: &KernelBuilder, lo: Val, hi: Val, step: i64) -> Option<u128> {
+    let (lo, hi) = (b.literal(lo)?.as_int()?, b.literal(hi)?.as_int()?);
+    Some((hi as i128 - lo as i128).max(0) as u128).map(|span| span.div_ceil(step as u128))
 }
 
 /// New registers for those that a loop or branch defines.

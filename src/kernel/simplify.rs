@@ -42,33 +42,8 @@ struct Decided<'k> {
 impl<'k> Decided<'k> {
     fn new(kernel: &'k Kernel) -> Self {
         let mut ranges = Ranges::new(kernel);
-        see_all(&mut ranges, &kernel.body);
+        ranges.see_region(&kernel.body);
         Decided { ranges }
-    }
-}
-
-fn see_all(ranges: &mut Ranges, region: &Region) {
-    for inst in &region.insts {
-        ranges.see(inst);
-        match inst {
-            Inst::For { lo, hi, step, body, .. } => {
-                ranges.enter_loop(body.params[0], *lo, *hi, *step);
-                see_all(ranges, body);
-            }
-            Inst::If { then, els, .. } => {
-                see_all(ranges, then);
-                see_all(ranges, els);
-            }
-            Inst::Const { .. }
-            | Inst::Grid { .. }
-            | Inst::Local { .. }
-            | Inst::Op { .. }
-            | Inst::Fold { .. }
-            | Inst::Lane { .. }
-            | Inst::Load { .. }
-            | Inst::Store { .. }
-            | Inst::Barrier => {}
-        }
     }
 }
 

@@ -120,8 +120,8 @@ impl Checker<'_> {
         ensure(k.params.len() <= 1 << 12 && k.scratch.len() <= 1 << 12, || {
             "more than 4096 buffers".into()
         })?;
-        ensure(k.grid.iter().chain(&k.local).all(|n| *n > 0), || {
-            "the grid and the workgroup have at least one point along each axis".into()
+        ensure(k.local.iter().all(|n| *n > 0), || {
+            "a workgroup has at least one invocation along each axis".into()
         })?;
         let local = k.local.iter().try_fold(1u32, |n, d| n.checked_mul(*d));
         ensure(local.is_some_and(|n| n <= 1024), || "more than 1024 invocations".into())?;

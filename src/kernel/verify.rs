@@ -6,8 +6,8 @@
 //! 3. Grid points do not write the same elements: a store whose address is the same for two grid
 //!    points is an error. (Where that cannot be decided the kernel passes.)
 //! 4. Worker scratch is written before it is read, in program order.
-//! 5. `inplace(out, in)`: no load of `in` comes after a store to `out`, but for loops that load an
-//!    element before they store to it.
+//! 5. `inplace(out, in)`: a load of `in` that comes after a store to `out` provably touches other
+//!    elements; in a loop that does both, an element is loaded before it is stored to.
 //! 6. No `Fma` in the separate class.
 //! 7. On the CPU `local` is 1, there is no barrier, and no scratch is shared.
 //!
@@ -16,13 +16,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ir::*;
-use super::range::{Form, Interval, Ranges};
+use super::range::{Form, Interval, Ranges, Truth};
 use super::types::{Invalid, buffer_of, check_types};
 use crate::base::machine::Numerics;
 
 /// Checks a kernel for the CPU; the first fault found is the answer.
 pub fn verify(kernel: &Kernel) -> Result<(), Invalid> {
     check_types(kernel)?;
+    if kernel.grid_points() == 0 {
+        return Ok(());
+    }
     let mut v = Verifier {
         kernel,
         ranges: Ranges::new(kernel),
@@ -79,8 +82,9 @@ impl Verifier<'_> {
             self.at = inst.defs().first().copied().or(self.at);
             self.clock += 1;
             match inst {
-                Inst::For { lo, hi, step, body, .. } => {
+                Inst::For { lo, hi, step, init, body, .. } => {
                     self.ranges.enter_loop(body.params[0], *lo, *hi, *step);
+                    self.ranges.see_carried(init, body);
                     // A loop that never runs holds no accesses.
                     if self.ranges.interval(*hi).hi <= self.ranges.interval(*lo).lo {
                         continue;
@@ -90,10 +94,11 @@ impl Verifier<'_> {
                     self.loops.pop();
                 }
                 Inst::If { cond, then, els, .. } => {
-                    let assumed = self.ranges.assume(*cond);
-                    self.region(then)?;
-                    self.ranges.forget(assumed);
-                    self.region(els)?;
+                    for (side, truth) in [(then, Truth::Holds), (els, Truth::Fails)] {
+                        let assumed = self.ranges.assume(*cond, truth);
+                        self.region(side)?;
+                        self.ranges.forget(assumed);
+                    }
                 }
                 Inst::Load { dst, at, mode, valid, .. } => {
                     let (valid, spread) = match mode {
@@ -164,11 +169,18 @@ impl Verifier<'_> {
                 self.stores.iter().filter(|s| s.at.buf == Buf::Param(*out)).collect();
             for load in self.loads.iter().filter(|l| l.at.buf == Buf::Param(*input)) {
                 let same = |s: &&Touch| s.form == load.form && s.lanes == load.lanes;
+                let apart = |s: &Touch| {
+                    let difference = load.form.plus(-1, &s.form);
+                    difference.is_some_and(|d| {
+                        let d = self.ranges.bounds(&d);
+                        d.lo >= s.lanes as i128 || d.hi <= -(load.lanes as i128)
+                    })
+                };
                 let ok = stores.iter().all(|s| {
                     let shared = s.loops.iter().any(|l| load.loops.contains(l));
                     match s.clock < load.clock {
-                        true => false,
-                        false => !shared || stores.iter().any(same),
+                        true => apart(s),
+                        false => !shared || stores.iter().any(same) || apart(s),
                     }
                 });
                 if !ok {

@@ -32,6 +32,7 @@
 //! and stored: scalars, and with [`Form::packed`] also L4 of them. Floats of 16 bits, bool in
 //! memory, gathers and folds do not occur.
 
+mod memory;
 mod split;
 #[cfg(test)]
 mod tests;

@@ -34,12 +34,12 @@ pub(super) struct Rep {
 }
 
 pub(super) struct Splitter<'k> {
-    pub old: &'k Kernel,
-    pub b: KernelBuilder,
+    pub(super) old: &'k Kernel,
+    pub(super) b: KernelBuilder,
     reps: Vec<Option<Rep>>,
     /// The i32 of which a narrow register is made, at its store.
-    narrowed: Vec<Option<Val>>,
-    pub form: Form,
+    pub(super) narrowed: Vec<Option<Val>>,
+    pub(super) form: Form,
 }
 
 impl Splitter<'_> {
@@ -49,7 +49,7 @@ impl Splitter<'_> {
         }
     }
 
-    fn set(&mut self, v: Val, each: u16, vals: Vec<Val>) {
+    pub(super) fn set(&mut self, v: Val, each: u16, vals: Vec<Val>) {
         debug_assert_eq!(each as usize * vals.len(), self.old.ty(v).lanes() as usize);
         self.reps[v.0 as usize] = Some(Rep { each, vals: vals.into() });
     }
@@ -59,12 +59,12 @@ impl Splitter<'_> {
     }
 
     /// The register of a value of one lane.
-    fn one(&self, v: Val) -> Val {
+    pub(super) fn one(&self, v: Val) -> Val {
         self.rep(v).vals[0]
     }
 
     /// Lanes of the registers in which a value of this type is kept.
-    fn native(&self, ty: Ty) -> u16 {
+    pub(super) fn native(&self, ty: Ty) -> u16 {
         let (n, form) = (ty.lanes(), self.form);
         let fits = |bytes: usize| n >= form.lanes(bytes) && form.lanes(bytes) > 1;
         match ty {
@@ -103,7 +103,7 @@ impl Splitter<'_> {
     }
 
     /// One lane of a vector as a scalar.
-    fn lane(&mut self, v: Val, d: DType, lane: u16) -> Val {
+    pub(super) fn lane(&mut self, v: Val, d: DType, lane: u16) -> Val {
         match self.b.literal(v) {
             Some(lit) => self.b.constant(Ty::of(d, 1), lit),
             None => self.b.lane(LaneOp::Extract(lane), Ty::of(d, 1), &[v]),
@@ -111,7 +111,7 @@ impl Splitter<'_> {
     }
 
     /// A vector of scalars.
-    fn vector(&mut self, d: DType, lanes: &[Val]) -> Val {
+    pub(super) fn vector(&mut self, d: DType, lanes: &[Val]) -> Val {
         let n = lanes.len() as u16;
         let literal = self.b.literal(lanes[0]);
         if literal.is_some() && lanes.iter().all(|v| self.b.literal(*v) == literal) {
@@ -514,112 +514,5 @@ impl Splitter<'_> {
         };
         let vals = vals.iter().map(|v| piece(self, v)).collect();
         self.set(dst, each, vals);
-    }
-
-    /// Lanes of the registers in which a value travels to and from memory.
-    fn in_memory(&self, ty: Ty, valid: u16) -> u16 {
-        match ty.dtype().bytes() {
-            1 | 2 if self.form.packed && valid == ty.lanes() => {
-                self.native(Ty::of(DType::I32, ty.lanes()))
-            }
-            1 | 2 => 1,
-            _ => self.native(ty),
-        }
-    }
-
-    fn load(&mut self, dst: Val, at: &Addr, mode: LoadMode, valid: u16, fill: Option<Lit>) {
-        let ty = self.old.ty(dst);
-        let (n, d) = (ty.lanes(), ty.dtype());
-        let base = self.one(at.base);
-        let addr = |l: u16| Addr { buf: at.buf, base, plus: at.plus.saturating_add(l as i64) };
-        let fill = fill.unwrap_or(Lit { dtype: d, bits: 0 });
-        match mode {
-            LoadMode::Splat if valid == n && d.bytes() >= 4 => {
-                let each = self.native(ty);
-                let v = self.b.load_splat(addr(0), each);
-                self.set(dst, each, vec![v; (n / each) as usize]);
-            }
-            LoadMode::Splat => {
-                let v = self.b.load(addr(0), 1);
-                let rest = self.b.constant(Ty::of(d, 1), fill);
-                let vals = (0..n).map(|l| if l < valid { v } else { rest }).collect();
-                self.set(dst, 1, vals);
-            }
-            LoadMode::Gather(idx) => {
-                let idx = self.shaped(idx, 1);
-                let mut vals = vec![];
-                for l in 0..n {
-                    vals.push(match l < valid {
-                        true => {
-                            let offset = self.b.to_index(idx[l as usize]);
-                            let sum = self.b.add(base, offset);
-                            self.b.load(Addr { buf: at.buf, base: sum, plus: at.plus }, 1)
-                        }
-                        false => self.b.constant(Ty::of(d, 1), fill),
-                    });
-                }
-                self.set(dst, 1, vals);
-            }
-            LoadMode::Contig => {
-                let each = self.in_memory(ty, valid);
-                let mut vals = vec![];
-                for l in (0..n).step_by(each as usize) {
-                    vals.push(self.load_piece(addr(l), each, valid.saturating_sub(l), fill));
-                }
-                self.set(dst, each, vals);
-            }
-        }
-    }
-
-    /// One register of a load of which the first `valid` lanes touch memory.
-    fn load_piece(&mut self, at: Addr, each: u16, valid: u16, fill: Lit) -> Val {
-        let ty = Ty::of(fill.dtype, each);
-        match valid {
-            0 => self.b.constant(ty, fill),
-            v if v >= each => self.b.load(at, each),
-            v if self.form.masked && fill.dtype.bytes() >= 4 => {
-                self.b.load_as(at, each, LoadMode::Contig, v, Some(fill))
-            }
-            v => {
-                let rest = self.b.constant(ty.with_lanes(1), fill);
-                let mut lanes = vec![rest; each as usize];
-                for l in 0..v {
-                    let at = Addr { plus: at.plus.saturating_add(l as i64), ..at };
-                    lanes[l as usize] = self.b.load(at, 1);
-                }
-                self.vector(fill.dtype, &lanes)
-            }
-        }
-    }
-
-    fn store(&mut self, at: &Addr, v: Val, valid: u16) {
-        let ty = self.old.ty(v);
-        let each = self.in_memory(ty, valid);
-        let base = self.one(at.base);
-        let mut vals = self.shaped(self.narrowed[v.0 as usize].unwrap_or(v), each);
-        if self.narrowed[v.0 as usize].is_some() {
-            let narrow =
-                |s: &mut Self, v: &Val| s.b.lane(LaneOp::Convert, ty.with_lanes(each), &[*v]);
-            let count = valid.div_ceil(each) as usize;
-            vals = vals[..count].iter().map(|v| narrow(self, v)).collect();
-        }
-        for (i, piece) in vals.iter().enumerate() {
-            let l = i as u16 * each;
-            let left = valid.saturating_sub(l);
-            let addr = |l: u16| Addr { buf: at.buf, base, plus: at.plus.saturating_add(l as i64) };
-            match left {
-                0 => break,
-                n if n >= each => self.b.store(addr(l), *piece),
-                n if self.form.masked && ty.dtype().bytes() >= 4 => {
-                    self.b.store_valid(addr(l), *piece, n);
-                }
-                n => {
-                    for j in 0..n {
-                        let scalar = self.lane(*piece, ty.dtype(), j);
-                        self.b.store(addr(l + j), scalar);
-                    }
-                }
-            }
-        }
     }
 }

@@ -147,7 +147,36 @@ fn on_masks(b: &mut KernelBuilder, op: Op, v: &[Val]) -> Outcome {
             let no = not_and(b, v[0], v[2]);
             b.op(Op::Or, &[yes, no])
         }
-        _ => return Outcome::Copy,
+        Op::Add
+        | Op::Sub
+        | Op::Mul
+        | Op::Div
+        | Op::Rem
+        | Op::Neg
+        | Op::Abs
+        | Op::Sqrt
+        | Op::Floor
+        | Op::Ceil
+        | Op::Trunc
+        | Op::Round
+        | Op::Fma
+        | Op::Min
+        | Op::Max
+        | Op::And
+        | Op::Or
+        | Op::Xor
+        | Op::Not
+        | Op::Shl
+        | Op::Shr
+        | Op::Exp
+        | Op::Expm1
+        | Op::Log
+        | Op::Log1p
+        | Op::Sin
+        | Op::Cos
+        | Op::Tanh
+        | Op::Erf
+        | Op::Pow => return Outcome::Copy,
     })
 }
 
@@ -163,7 +192,28 @@ fn on_narrow(b: &mut KernelBuilder, op: Op, d: DType, args: &[Val]) -> Outcome {
         }
         Op::Eq | Op::Ne | Op::Lt | Op::Le | Op::Gt | Op::Ge => Outcome::Copy,
         Op::Select | Op::Min | Op::Max | Op::And | Op::Or | Op::Xor | Op::Rem => Outcome::Copy,
-        _ => {
+        Op::Add
+        | Op::Sub
+        | Op::Mul
+        | Op::Div
+        | Op::Neg
+        | Op::Abs
+        | Op::Sqrt
+        | Op::Floor
+        | Op::Ceil
+        | Op::Trunc
+        | Op::Round
+        | Op::Fma
+        | Op::Not
+        | Op::Exp
+        | Op::Expm1
+        | Op::Log
+        | Op::Log1p
+        | Op::Sin
+        | Op::Cos
+        | Op::Tanh
+        | Op::Erf
+        | Op::Pow => {
             let wide = b.op(op, args);
             Outcome::Value(wrap(b, wide, d))
         }

@@ -76,7 +76,17 @@ impl Rule for Expand {
             Inst::Op { op, args, .. } if is_math(*op) => {
                 Outcome::Value(expand(b, *op, &map.all(args)))
             }
-            _ => Outcome::Copy,
+            Inst::Op { .. }
+            | Inst::Const { .. }
+            | Inst::Grid { .. }
+            | Inst::Local { .. }
+            | Inst::Fold { .. }
+            | Inst::Lane { .. }
+            | Inst::Load { .. }
+            | Inst::Store { .. }
+            | Inst::For { .. }
+            | Inst::If { .. }
+            | Inst::Barrier => Outcome::Copy,
         }
     }
 }
@@ -96,6 +106,33 @@ fn expand(b: &mut KernelBuilder, op: Op, args: &[Val]) -> Val {
         Op::Tanh => exp::tanh(f, args[0]),
         Op::Erf => erf::erf(f, args[0]),
         Op::Pow => pow::pow(f, args[0], args[1]),
-        _ => f.op(op, args),
+        Op::Add
+        | Op::Sub
+        | Op::Mul
+        | Op::Div
+        | Op::Rem
+        | Op::Neg
+        | Op::Abs
+        | Op::Sqrt
+        | Op::Floor
+        | Op::Ceil
+        | Op::Trunc
+        | Op::Round
+        | Op::Fma
+        | Op::Min
+        | Op::Max
+        | Op::And
+        | Op::Or
+        | Op::Xor
+        | Op::Not
+        | Op::Shl
+        | Op::Shr
+        | Op::Eq
+        | Op::Ne
+        | Op::Lt
+        | Op::Le
+        | Op::Gt
+        | Op::Ge
+        | Op::Select => f.op(op, args),
     }
 }
