@@ -13,6 +13,8 @@ use crate::ir::{Builder, Graph, Node};
 
 /// What a folded tensor may exceed its operands by.
 const GROWTH_BYTES: u64 = 1 << 10;
+/// Operands of ops that look at each element a few times.
+const LINEAR_BYTES: u64 = 16 << 20;
 /// Operands of ops that do more than linear work.
 const SUPERLINEAR_BYTES: u64 = 64 << 10;
 
@@ -53,7 +55,7 @@ fn folded(graph: &Graph, node: &Node, settings: &Settings) -> Option<Vec<Tensor>
         | Class::Gather { .. }
         | Class::Scatter(_)
         | Class::UpdateSlice { .. }
-        | Class::Sort(_) => u64::MAX,
+        | Class::Sort(_) => LINEAR_BYTES,
     };
     if read > cap {
         return None;

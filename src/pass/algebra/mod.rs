@@ -49,6 +49,9 @@ pub fn run(graph: &mut Graph, cx: &mut PassCtx) -> Result<(), OpError> {
     })
 }
 
+/// Larger constants are not looked through, for each of their users would do so.
+const SPLAT_ELEMENTS: usize = 256;
+
 /// What a rule has before it: a node that is about to enter the graph.
 struct Site<'a> {
     graph: &'a mut Graph,
@@ -142,7 +145,7 @@ impl<'a> Site<'a> {
         if let Some(t) = constant(self.graph, v) {
             let first = (t.numel() > 0).then(|| t.get_f64(0))?;
             let same = |i: usize| t.get_f64(i).to_bits() == first.to_bits();
-            return (t.numel() <= 4096 && (1..t.numel()).all(same)).then_some(first);
+            return (t.numel() <= SPLAT_ELEMENTS && (1..t.numel()).all(same)).then_some(first);
         }
         match self.view(v)? {
             (View::Broadcast | View::Reshape, operands) => self.splat(operands[0]),
