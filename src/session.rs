@@ -179,7 +179,7 @@ impl Reference {
         let zero = |ty: &crate::base::TensorType| {
             let shape = ty.shape.concrete().unwrap_or_default();
             Tensor::zeros(ty.dtype, &shape)
-                .ok_or_else(|| Diagnostic::error("E0903", None, format!("no memory for {ty}")))
+                .ok_or_else(|| Diagnostic::error("E0853", None, format!("no memory for {ty}")))
         };
         let graph = plan.bound.clone();
         let of = |id: crate::ir::NodeId| zero(&graph.node(id).results[0]);

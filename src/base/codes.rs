@@ -31,6 +31,12 @@ macro_rules! codes {
 }
 
 codes! {
+    USAGE = "E0001", "Wrong usage, or a file that cannot be read or written",
+        "The call cannot be carried out as it stands. Exit status 2.",
+        "", "";
+    FAULT = "E0002", "An expectation failed",
+        "What a call asked for does not hold. Exit status 1.",
+        "", "";
     SYNTAX = "E0101", "The text is not in the language",
         "The parser expected something else at this place. It goes on at the next line that begins \
          with the keyword of an item, so one run reports the first error of each item.",
@@ -236,6 +242,63 @@ codes! {
         "The core form repeats each result's type; it must be the one that the op gives.",
         "graph g(%x: f32[4]) { %0: f32[5] = relu(%x)\nyield y = %0 }",
         "graph g(%x: f32[4]) { %0: f32[4] = relu(%x)\nyield y = %0 }";
+    NO_PLAN = "E0701", "The arena cannot be planned",
+        "The buffers of a program take more bytes than addresses have room for.",
+        "", "";
+    NO_KERNEL = "E0702", "An op has no kernel",
+        "A group of ops cannot be written as loops. This is a bug of dlc; `-O0` or `--target reference` may help.",
+        "", "";
+    PASS_FAILED = "E0705", "A pass failed",
+        "A pass met an op that it cannot handle, or left a graph that does not verify. This is a bug of dlc.",
+        "", "";
+    OPEN_DIMENSION = "E0706", "A dimension is open",
+        "The command needs all dimensions to be known. Bind them with `--set NAME=INT`.",
+        "", "";
+    MISSING_INPUT = "E0707", "An input is missing",
+        "Every input of the model needs a value: `--input NAME=VALUE`, or `--random` for all that are not given.",
+        "", "";
+    INPUT_DTYPE = "E0708", "An input has another dtype",
+        "Inputs are not converted. Give the value in the dtype that the model declares.",
+        "", "";
+    UNKNOWN_INPUT = "E0709", "There is no such input",
+        "`dlc inspect MODEL inputs` lists the inputs.",
+        "", "";
+    UNKNOWN_VALUE = "E0710", "There is no such value",
+        "`--outputs` takes names of outputs and of stages (`as`).",
+        "", "";
+    WEIGHT_TYPE = "E0711", "A weight does not fit its parameter",
+        "The dtype and shape of a stored tensor must be those of the parameter. A rename table can permute axes.",
+        "", "";
+    OVER_BUDGET = "E0712", "The arena is larger than the budget",
+        "`--mem-budget` refuses programs whose arena takes more bytes.",
+        "", "";
+    MISSING_WEIGHTS = "E0713", "Parameters have no weights",
+        "A model whose parameters are bound nowhere runs only with `--weights FILE.safetensors` or `--weights random`.",
+        "", "";
+    BAD_PERMUTATION = "E0714", "Axes cannot be permuted like this",
+        "A permutation in a rename table names each axis of the stored tensor once; `[-1]` reverses all.",
+        "", "";
+    UNKNOWN_TARGET = "E0801", "There is no such target",
+        "`dlc doctor` lists the targets.",
+        "", "";
+    LATER_TARGET = "E0802", "The target comes with a later version",
+        "The name is known, but this version cannot compile for it yet.",
+        "", "";
+    FOREIGN_TARGET = "E0803", "The target does not run on this processor",
+        "Code for it can be made and looked at, but not run here.",
+        "", "";
+    BAD_PROGRAM = "E0851", "A program breaks a rule",
+        "This is a bug of dlc.",
+        "", "";
+    BAD_KERNEL = "E0852", "A kernel cannot be compiled or run",
+        "This is a bug of dlc.",
+        "", "";
+    NO_MEMORY = "E0853", "There is not enough memory",
+        "The system refused memory for buffers.",
+        "", "";
+    INPUT_BYTES = "E0854", "A buffer of the wrong size",
+        "The bytes given do not fit the dtype and shape of the input or state.",
+        "", "";
     FILE_SYSTEM = "E0901", "The system refused a file",
         "The file does not exist, may not be read or written, or the disk is full; the \
          message says which. The exit status is 2.",

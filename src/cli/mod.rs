@@ -11,6 +11,7 @@ mod compile;
 mod doctor;
 mod emit;
 mod explain;
+mod fmt;
 mod inspect;
 mod later;
 mod load;
@@ -42,6 +43,8 @@ struct Cli {
 enum Command {
     /// Parse, resolve and infer shapes; all errors at once
     Check(check::Args),
+    /// Canonical layout of `.dl` files
+    Fmt(fmt::Args),
     /// Compile a model to a file
     Compile(compile::Args),
     /// Print one of the compiler's texts: ir, kernels, clif, asm
@@ -102,6 +105,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
     let global = &cli.global;
     match cli.command {
         Command::Check(args) => check::run(&args, global),
+        Command::Fmt(args) => fmt::run(&args, global),
         Command::Compile(args) => compile::run(&args, global),
         Command::Emit(args) => emit::run(&args, global),
         Command::Run(args) => run::run(&args, global),

@@ -40,7 +40,7 @@ impl Failure {
 impl From<Diagnostics> for Failure {
     fn from(diagnostics: Diagnostics) -> Failure {
         // Targets and options that do not exist are wrong usage; so are files the system refused.
-        let usage = |d: &Diagnostic| matches!(d.code, "E0801" | "E0802" | "E0550");
+        let usage = |d: &Diagnostic| matches!(d.code, "E0801" | "E0802" | "E0901");
         let status = if diagnostics.list.iter().any(usage) { 2 } else { 1 };
         Failure { diagnostics, status }
     }

@@ -46,10 +46,10 @@ pub enum RunError {
 impl RunError {
     pub fn diagnostic(&self) -> Diagnostic {
         let code = match self {
-            RunError::Program(_) => "E0901",
-            RunError::Kernel(_) => "E0902",
-            RunError::Memory { .. } => "E0903",
-            RunError::Bytes { .. } => "E0904",
+            RunError::Program(_) => "E0851",
+            RunError::Kernel(_) => "E0852",
+            RunError::Memory { .. } => "E0853",
+            RunError::Bytes { .. } => "E0854",
         };
         Diagnostic::error(code, None, self.to_string())
     }
