@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! text ─front→ Graph ─GRAPH passes→ Graph ─bind, LOWER passes→ Graph
-//!      ─split→ (recipe of constants, Graph) ─fuse→ Graph of groups ─assemble→ Program ─target→ code
+//!      ─split, pack→ (recipe of constants, Graph) ─fuse→ Graph of groups ─assemble→ Program ─target→ code
 //! ```
 //!
 //! `GRAPH` passes see open dimensions; they run once for a model. From `LOWER` on everything is an
@@ -16,6 +16,7 @@ use crate::pass::{self, Control, PassFailure, PassStat, Step};
 use crate::schedule::build::{Assembled, assemble};
 use crate::schedule::consts::split;
 use crate::schedule::fusion::{Fusion, Mode, fuse};
+use crate::schedule::layout::pack;
 
 /// How hard to try.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -78,7 +79,10 @@ pub fn optimize(
 /// From a bound graph without unclaimed composites to a Program.
 pub fn schedule(graph: &Graph, level: Level, machine: &Machine) -> Result<Scheduled, OpError> {
     let mode = if level == Level::O0 { Mode::Apart } else { Mode::Together };
-    let parts = split(graph);
+    let mut parts = split(graph);
+    if level != Level::O0 {
+        pack(&mut parts, machine)?;
+    }
     let fusion = fuse(&parts.run, mode)?;
     let assembled = assemble(&fusion.graph, &fusion.groups, machine, mode)?;
     Ok(Scheduled { recipe: parts.recipe, fusion, assembled })

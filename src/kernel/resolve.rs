@@ -85,6 +85,26 @@ pub fn resolve(
 }
 
 impl Resolved {
+    /// The same body with every expression rewritten, at the same positions.
+    pub fn map(&self, f: impl Fn(&Expr) -> Expr) -> Resolved {
+        let guard = |g: &Guard| Guard { expr: f(&g.expr), lo: g.lo, hi: g.hi };
+        let of = |leaf: &Leaf| match leaf {
+            Leaf::Slot { slot, at } => Leaf::Slot { slot: *slot, at: f(at) },
+            Leaf::Stage { stage, at } => {
+                Leaf::Stage { stage: *stage, at: at.iter().map(&f).collect() }
+            }
+            Leaf::Axis(e) => Leaf::Axis(f(e)),
+            Leaf::Const(l) => Leaf::Const(*l),
+            Leaf::Fn(function, args) => Leaf::Fn(*function, args.clone()),
+            Leaf::Guarded { guards, then, els } => {
+                let guards = guards.iter().map(guard).collect();
+                Leaf::Guarded { guards, then: *then, els: *els }
+            }
+        };
+        let leaves = self.leaves.iter().map(of).collect();
+        Resolved { leaves, root: self.root, ..Resolved::default() }
+    }
+
     pub fn leaf(&mut self, leaf: Leaf) -> u32 {
         if let Some(i) = self.known.get(&leaf) {
             return *i;

@@ -6,6 +6,7 @@ mod check_memory;
 pub mod consts;
 pub mod fusion;
 pub mod kernels;
+pub mod layout;
 mod liveness;
 pub mod lower;
 pub mod memory;

@@ -5,6 +5,7 @@
 //! number of partial results) depend on the nest alone; *machine choices* (lanes, tiles) may look
 //! at the machine and never change a bit.
 
+pub mod contract;
 pub mod loops;
 mod pointwise;
 pub mod reduce;
@@ -24,12 +25,20 @@ pub struct GenRow {
 }
 
 /// All generators, the most special first.
-pub static TABLE: &[GenRow] = &[GenRow {
-    name: "loops",
-    doc: "Any nest: a loop over rows, in it one loop for each stage; vectors along the last axis.",
-    matches: |_, _| true,
-    build: loops::build,
-}];
+pub static TABLE: &[GenRow] = &[
+    GenRow {
+        name: "contract",
+        doc: "Sums of products (matmuls, convolutions): register tiles of rows × columns.",
+        matches: contract::matches,
+        build: contract::build,
+    },
+    GenRow {
+        name: "loops",
+        doc: "Any nest: loops over rows, in them one for each stage; lanes along the last axis.",
+        matches: |_, _| true,
+        build: loops::build,
+    },
+];
 
 /// Composites that one fusion group computes whole, by rows that share their outer axes; they
 /// are not expanded before fusion.

@@ -103,7 +103,7 @@ fn resolve_outs(nest: &Nest, axes: &Axes) -> (Resolved, Vec<(u32, Expr)>) {
 }
 
 /// `⌊e / d⌋ · (d · s) + (e mod d) · s = e · s`.
-fn joined(e: &Expr) -> Expr {
+pub(super) fn joined(e: &Expr) -> Expr {
     for (term, c) in &e.terms {
         let Term::Mod(inner, d) = term else { continue };
         let quotient = Term::FloorDiv(inner.clone(), *d);

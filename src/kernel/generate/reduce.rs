@@ -4,11 +4,12 @@
 //!   shorter: the greatest power of two that fits), element `i` in partial `i mod 32`, folded by
 //!   a halving tree.
 //! - Otherwise: one ascending chain. Lanes then lie along the last axis of the result.
-//! - A sum of products is a chain of multiply-adds.
+//! - A sum of products is a chain of multiply-adds; in a contraction (see `contract`) it is one
+//!   ascending chain even where both operands are contiguous.
 
 use std::collections::BTreeMap;
 
-use super::sweep;
+use super::{contract, sweep};
 use crate::base::DType;
 use crate::ir::index::Guard;
 use crate::ir::scalar::{Combine, ScalarFn};
@@ -50,6 +51,10 @@ impl<'a> Reduction<'a> {
     pub fn lanes_along_reduction(&self) -> bool {
         let Some(&extent) = self.stage.reduce.last() else { return false };
         let axis = self.rank + self.stage.reduce.len() - 1;
+        // Contractions are chains, however their operands lie.
+        if self.combine == Combine::Sum && contract::is_contraction(self.nest) {
+            return false;
+        }
         let mut contiguous = false;
         let all = self.resolved.leaves.iter().all(|l| match l {
             Leaf::Slot { at, .. } => {

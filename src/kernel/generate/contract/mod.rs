@@ -1,0 +1,41 @@
+//! Contractions: matmuls, convolutions and all other sums of products, in register tiles.
+//!
+//! In: a nest whose only reduction is a sum of products of two operands, with whatever is made of
+//! the sums on the spot. Out: a kernel whose grid points are tiles of rows × columns: columns lie
+//! in lanes, along the last axis of the result; rows are points of an axis that only the other
+//! operand has. For each step of the sum a tile loads a few vectors of the one operand (`wide`)
+//! and broadcasts as many elements of the other (`narrow`) as it has rows.
+//!
+//! - Numeric rule: every element is one ascending chain of multiply-adds over the reduced axes in
+//!   row-major order, whatever the tile and the machine. The generic loops keep the same rule for
+//!   every nest that [`is_contraction`] accepts, so both give the same bits.
+//! - Products with padding are left out, not multiplied by zero: where guards depend on the
+//!   columns, tiles are told apart by what their guards say; where they depend on the row of an
+//!   image, the loop over the kernel's rows is clipped.
+
+mod plan;
+#[cfg(test)]
+mod tests;
+mod tiles;
+mod tiling;
+
+use crate::base::machine::Machine;
+use crate::kernel::ir::Kernel;
+use crate::kernel::nest::Nest;
+use plan::Plan;
+use tiling::Tiling;
+
+/// Whether each element of the nest's reduction is one ascending chain. Depends on the nest alone.
+pub fn is_contraction(nest: &Nest) -> bool {
+    Plan::of(nest).is_some()
+}
+
+pub fn matches(nest: &Nest, machine: &Machine) -> bool {
+    Plan::of(nest).is_some_and(|plan| Tiling::of(&plan, machine).is_some())
+}
+
+pub fn build(nest: &Nest, machine: &Machine) -> Kernel {
+    let plan = Plan::of(nest).expect("the row of the table matched");
+    let tiling = Tiling::of(&plan, machine).expect("the row of the table matched");
+    tiles::build(&plan, &tiling, machine)
+}

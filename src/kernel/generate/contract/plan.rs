@@ -1,0 +1,384 @@
+//! What a contraction is, before tiles: its loop axes, which operand has which, and its guards.
+//!
+//! Loop axes are the axes of the result, then the reduced ones; axes of one element are dropped and
+//! neighbours that every access walks through in step are merged. Of the result's axes the last
+//! (`columns`) belongs to the wide operand only; `rows`, if there is one, to the narrow one only.
+
+use super::super::pointwise::joined;
+use crate::base::DType;
+use crate::ir::index::{Expr, Guard, Term};
+use crate::ir::scalar::{Combine, ScalarFn};
+use crate::kernel::nest::{Keep, Nest};
+use crate::kernel::resolve::{Leaf, Resolved, resolve};
+
+/// Products of static steps: the most that are written out.
+const STATIC: i64 = 32;
+/// An innermost reduced axis of at most this many elements is written out.
+const SHORT: i64 = 16;
+/// Dot products at least this long, of operands contiguous along the sum and with no rows that
+/// would share a load, are left to the generic reduction with its partial results.
+const LONG_DOT: i64 = 32;
+
+pub struct Plan<'a> {
+    pub nest: &'a Nest,
+    /// Kept stages over the loop axes, the reduction first.
+    pub stages: Vec<(u16, Resolved)>,
+    /// (stage, slot, offset over the loop axes of the result).
+    pub outs: Vec<(u16, u16, Expr)>,
+    /// Of the loop axes.
+    pub extents: Vec<i64>,
+    /// How many loop axes the result has.
+    pub rank: usize,
+    /// The axis of rows: of the narrow operand only.
+    pub rows: Option<usize>,
+    /// The operand that lies in lanes, behind its guards.
+    pub wide: u32,
+    pub narrow: u32,
+    /// Guards of the wide operand that depend on columns and written-out steps only.
+    pub tied: Vec<Guard>,
+    /// Guards of the wide operand that bound a loop.
+    pub clips: Vec<Clip>,
+    /// Reduced axes from this one on (counted from the first reduced axis) are written out.
+    pub statics: usize,
+    /// Elements of the operands' largest slots: wide, narrow.
+    pub sizes: (u64, u64),
+    /// Axes of the result, beside rows and columns: (axis, the wide operand has it, the narrow one).
+    pub others: Vec<(usize, bool, bool)>,
+}
+
+/// `lo ≤ scale · r + rest < hi` for the reduced axis `r`, with `scale > 0`.
+pub struct Clip {
+    /// Counted from the first reduced axis.
+    pub axis: usize,
+    pub scale: i64,
+    /// Over loop axes.
+    pub rest: Expr,
+    pub lo: i64,
+    pub hi: i64,
+}
+
+impl<'a> Plan<'a> {
+    /// The plan of a nest, if it is a contraction.
+    pub fn of(nest: &'a Nest) -> Option<Plan<'a>> {
+        let kept = kept_stages(nest)?;
+        let space = Space::of(nest, &kept)?;
+        let (stages, outs) = space.resolved(nest, &kept);
+        let Space { extents, rank, .. } = space;
+        let body = &stages[0].1;
+        let Leaf::Fn(ScalarFn::Mul, args) = &body.leaves[body.root as usize] else { return None };
+        let operands = [Operand::of(body, args[0])?, Operand::of(body, args[1])?];
+        let columns = rank.checked_sub(1)?;
+        let wide = match operands.each_ref().map(|o| o.mentions(columns)) {
+            [true, false] => 0,
+            [false, true] => 1,
+            [true, true] | [false, false] => return None,
+        };
+        let (wide, narrow) = (&operands[wide], &operands[1 - wide]);
+        if !narrow.guards.is_empty() {
+            return None;
+        }
+        let own = |a: &usize| narrow.mentions(*a) && !wide.mentions(*a);
+        let rows = (0..columns).filter(own).max_by_key(|a| extents[*a]);
+        let (tied, clips, statics) = guards(&wide.guards, &extents, rank)?;
+        let innermost = extents.len().checked_sub(1).filter(|a| *a >= rank)?;
+        let long_dot = rows.is_none()
+            && extents[innermost] >= LONG_DOT
+            && !wide.contiguous(columns)
+            && [wide, narrow].iter().all(|o| o.contiguous(innermost));
+        if long_dot {
+            return None;
+        }
+        let others = (0..columns)
+            .filter(|a| Some(*a) != rows)
+            .map(|a| (a, wide.mentions(a), narrow.mentions(a)))
+            .collect();
+        let sizes = (wide.elements(nest), narrow.elements(nest));
+        let (wide, narrow) = (wide.value, narrow.value);
+        Some(Plan {
+            nest,
+            outs,
+            extents,
+            rank,
+            rows,
+            wide,
+            narrow,
+            tied,
+            clips,
+            statics,
+            sizes,
+            others,
+            stages,
+        })
+    }
+
+    /// The axis of columns.
+    pub fn columns(&self) -> usize {
+        self.rank - 1
+    }
+
+    /// Extents of the reduced axes.
+    pub fn reduced(&self) -> &[i64] {
+        &self.extents[self.rank..]
+    }
+
+    /// The type that the sums are held in.
+    pub fn dtype(&self) -> DType {
+        self.nest.stages[self.stages[0].0 as usize].dtype.compute()
+    }
+
+    /// All combinations of the written-out steps, in order.
+    pub fn static_steps(&self) -> Vec<Vec<i64>> {
+        let mut steps = vec![vec![]];
+        for &n in &self.reduced()[self.statics..] {
+            let longer = |s: &Vec<i64>| (0..n).map(|i| [&s[..], &[i]].concat()).collect::<Vec<_>>();
+            steps = steps.iter().flat_map(longer).collect();
+        }
+        steps
+    }
+}
+
+/// The reduction, then the stages made of it on the spot; all at the same points.
+fn kept_stages(nest: &Nest) -> Option<Vec<u16>> {
+    let kept: Vec<u16> = (0..nest.stages.len() as u16)
+        .filter(|s| nest.stages[*s as usize].keep != Keep::Inline)
+        .collect();
+    let first = &nest.stages[*kept.first()? as usize];
+    let product = first.body.0.len().checked_sub(1)? as u16;
+    let sums = first.combine == Some(Combine::Sum)
+        && first.dtype != DType::Bool
+        && nest.dtype(&first.body, product) == first.dtype
+        && first.extents().iter().all(|&n| n > 0);
+    let on_the_spot = kept[1..].iter().all(|s| {
+        let stage = &nest.stages[*s as usize];
+        stage.combine.is_none() && stage.axes == first.axes
+    });
+    let here = kept.len() == 1 || nest.shared == first.axes.len();
+    let single = nest.stages.iter().filter(|s| s.combine.is_some()).count() == 1;
+    (sums && on_the_spot && here && single).then_some(kept)
+}
+
+/// Loop axes, and each axis of the reduction's stage as an expression over them.
+struct Space {
+    extents: Vec<i64>,
+    rank: usize,
+    point: Vec<Expr>,
+}
+
+impl Space {
+    fn of(nest: &Nest, kept: &[u16]) -> Option<Space> {
+        let stage = &nest.stages[kept[0] as usize];
+        let all = stage.extents();
+        let (mut extents, mut point, mut rank) = (vec![], vec![], 0);
+        for (i, &n) in all.iter().enumerate() {
+            if n == 1 {
+                point.push(Expr::constant(0));
+                continue;
+            }
+            point.push(Expr::axis(extents.len()));
+            extents.push(n);
+            rank += (i < stage.axes.len()) as usize;
+        }
+        let mut space = Space { extents, rank, point };
+        let mut i = 0;
+        while i + 1 < space.extents.len() {
+            if i + 1 != space.rank && space.in_step(nest, kept, i) {
+                space = space.merged(i);
+            } else {
+                i += 1;
+            }
+        }
+        while let Some((axis, d)) = space.grouped(nest, kept) {
+            space = space.cut(axis, d);
+        }
+        (space.rank > 0).then_some(space)
+    }
+
+    fn resolved(&self, nest: &Nest, kept: &[u16]) -> (Vec<(u16, Resolved)>, Vec<(u16, u16, Expr)>) {
+        let stage = |id: &u16| {
+            let own = nest.stages[*id as usize].extents().len();
+            let mut into = Resolved::default();
+            into.root = resolve(nest, *id, &self.point[..own], &self.extents, &mut into);
+            (*id, into.map(joined))
+        };
+        let out = |o: &crate::kernel::nest::Out| {
+            (o.stage, o.slot, joined(&o.at.substitute(&self.point, &self.extents)))
+        };
+        (kept.iter().map(stage).collect(), nest.outs.iter().map(out).collect())
+    }
+
+    /// Whether every access walks through axes `i` and `i + 1` as through one.
+    fn in_step(&self, nest: &Nest, kept: &[u16], i: usize) -> bool {
+        let inner = self.extents[i + 1];
+        let (stages, outs) = self.resolved(nest, kept);
+        let step = |e: &Expr| match (e.stride(i), e.stride(i + 1)) {
+            (Some(a), Some(b)) => a == b * inner,
+            _ => !e.mentions(i) && !e.mentions(i + 1),
+        };
+        let leaf = |l: &Leaf| match l {
+            Leaf::Slot { at, .. } => step(at),
+            Leaf::Stage { at, .. } => at.iter().all(step),
+            Leaf::Axis(e) => step(e),
+            Leaf::Guarded { guards, .. } => guards.iter().all(|g| step(&g.expr)),
+            Leaf::Const(_) | Leaf::Fn(..) => true,
+        };
+        outs.iter().all(|(_, _, at)| step(at))
+            && stages.iter().all(|(_, r)| r.leaves.iter().all(leaf))
+    }
+
+    fn merged(&self, i: usize) -> Space {
+        let mut extents = self.extents.clone();
+        let inner = extents[i + 1];
+        extents.splice(i..i + 2, [self.extents[i] * inner]);
+        let by: Vec<Expr> = (0..self.extents.len())
+            .map(|k| match k {
+                k if k < i => Expr::axis(k),
+                k if k == i => Expr::axis(i).floor_div(inner, &extents),
+                k if k == i + 1 => Expr::axis(i).modulo(inner, &extents),
+                k => Expr::axis(k - 1),
+            })
+            .collect();
+        let rank = self.rank - (i + 1 < self.rank) as usize;
+        let point = self.point.iter().map(|e| e.substitute(&by, &extents)).collect();
+        Space { extents, rank, point }
+    }
+
+    /// An axis of the result that an access sees only in groups of `d`: of grouped convolutions.
+    fn grouped(&self, nest: &Nest, kept: &[u16]) -> Option<(usize, i64)> {
+        let (stages, _) = self.resolved(nest, kept);
+        let ats = stages[0].1.leaves.iter().filter_map(|l| match l {
+            Leaf::Slot { at, .. } => Some(at),
+            Leaf::Stage { .. }
+            | Leaf::Axis(_)
+            | Leaf::Const(_)
+            | Leaf::Fn(..)
+            | Leaf::Guarded { .. } => None,
+        });
+        ats.flat_map(|at| at.terms.iter().map(move |t| (at, t))).find_map(|(at, (term, _))| {
+            let Term::FloorDiv(inner, d) = term else { return None };
+            let axis = (0..self.rank.saturating_sub(1)).find(|a| **inner == Expr::axis(*a))?;
+            let rest = Term::Mod(inner.clone(), *d);
+            let alone = at.terms.iter().all(|(t, _)| *t != rest);
+            (alone && self.extents[axis] % d == 0).then_some((axis, *d))
+        })
+    }
+
+    /// Axis `i` as two: groups, and `d` elements of each.
+    fn cut(&self, i: usize, d: i64) -> Space {
+        let mut extents = self.extents.clone();
+        extents.splice(i..i + 1, [self.extents[i] / d, d]);
+        let by: Vec<Expr> = (0..self.extents.len())
+            .map(|k| match k {
+                k if k < i => Expr::axis(k),
+                k if k == i => Expr::axis(i).scale(d).add(&Expr::axis(i + 1)),
+                k => Expr::axis(k + 1),
+            })
+            .collect();
+        let point = self.point.iter().map(|e| e.substitute(&by, &extents)).collect();
+        Space { extents, rank: self.rank + 1, point }
+    }
+}
+
+/// One factor of the product.
+struct Operand<'r> {
+    value: u32,
+    guards: Vec<Guard>,
+    /// The leaves that the value is made of.
+    leaves: Vec<&'r Leaf>,
+}
+
+impl<'r> Operand<'r> {
+    /// A load, or what is made of one, perhaps guarded with zero as the padding.
+    fn of(body: &'r Resolved, root: u32) -> Option<Operand<'r>> {
+        let (value, guards) = match &body.leaves[root as usize] {
+            Leaf::Guarded { guards, then, els } => match &body.leaves[*els as usize] {
+                Leaf::Const(lit) if lit.bits == 0 => (*then, guards.clone()),
+                _ => return None,
+            },
+            _ => (root, vec![]),
+        };
+        let (mut leaves, mut open, mut loads) = (vec![], vec![value], false);
+        while let Some(at) = open.pop() {
+            let leaf = &body.leaves[at as usize];
+            match leaf {
+                Leaf::Slot { .. } => loads = true,
+                Leaf::Fn(_, args) => open.extend(args),
+                Leaf::Const(_) | Leaf::Axis(_) => {}
+                Leaf::Stage { .. } | Leaf::Guarded { .. } => return None,
+            }
+            leaves.push(leaf);
+            if leaves.len() > 64 {
+                return None;
+            }
+        }
+        loads.then_some(Operand { value, guards, leaves })
+    }
+
+    fn mentions(&self, axis: usize) -> bool {
+        let leaf = |l: &&Leaf| match l {
+            Leaf::Slot { at, .. } => at.mentions(axis),
+            Leaf::Axis(e) => e.mentions(axis),
+            Leaf::Stage { .. } | Leaf::Const(_) | Leaf::Fn(..) | Leaf::Guarded { .. } => false,
+        };
+        self.leaves.iter().any(leaf) || self.guards.iter().any(|g| g.expr.mentions(axis))
+    }
+
+    fn contiguous(&self, axis: usize) -> bool {
+        let leaf = |l: &&Leaf| match l {
+            Leaf::Slot { at, .. } => at.stride(axis) == Some(1),
+            Leaf::Axis(_) => false,
+            Leaf::Stage { .. } | Leaf::Const(_) | Leaf::Fn(..) | Leaf::Guarded { .. } => true,
+        };
+        self.leaves.iter().all(leaf) && self.guards.iter().all(|g| !g.expr.mentions(axis))
+    }
+
+    /// Elements of the largest slot.
+    fn elements(&self, nest: &Nest) -> u64 {
+        let leaf = |l: &&Leaf| match l {
+            Leaf::Slot { slot, .. } => nest.slots[*slot as usize].numel(),
+            Leaf::Axis(_)
+            | Leaf::Stage { .. }
+            | Leaf::Const(_)
+            | Leaf::Fn(..)
+            | Leaf::Guarded { .. } => 0,
+        };
+        self.leaves.iter().map(leaf).max().unwrap_or(0)
+    }
+}
+
+/// Tells the guards apart: those decided by columns and written-out steps, and those that bound a
+/// loop. `None` where a guard is neither. The third part is the first axis that is written out.
+fn guards(all: &[Guard], extents: &[i64], rank: usize) -> Option<(Vec<Guard>, Vec<Clip>, usize)> {
+    let (columns, reduced) = (rank - 1, &extents[rank..]);
+    let (mut tied, mut clips, mut statics) = (vec![], vec![], reduced.len());
+    for g in all {
+        let mut axes = vec![];
+        for (term, c) in &g.expr.terms {
+            let Term::Axis(a) = term else { return None };
+            axes.push((*a as usize, *c));
+        }
+        let outer = axes.iter().any(|(a, _)| *a < columns);
+        if !outer {
+            let first = axes.iter().filter(|(a, _)| *a >= rank).map(|(a, _)| a - rank).min();
+            statics = statics.min(first.unwrap_or(statics));
+            tied.push(g.clone());
+            continue;
+        }
+        let inner: Vec<(usize, i64)> = axes.iter().copied().filter(|(a, _)| *a >= columns).collect();
+        let &[(axis, scale @ 1..)] = &inner[..] else { return None };
+        if axis < rank {
+            return None;
+        }
+        let rest = g.expr.add(&Expr::axis(axis).scale(-scale));
+        clips.push(Clip { axis: axis - rank, scale, rest, lo: g.lo, hi: g.hi });
+    }
+    let clipped = |axis: usize| clips.iter().any(|c| c.axis >= axis);
+    if statics == reduced.len()
+        && let Some(last) = statics.checked_sub(1)
+        && reduced[last] <= SHORT
+        && !clipped(last)
+    {
+        statics = last;
+    }
+    let product = reduced[statics..].iter().try_fold(1i64, |p, n| p.checked_mul(*n))?;
+    (product <= STATIC && !clipped(statics)).then_some((tied, clips, statics))
+}

@@ -1,0 +1,177 @@
+//! Contractions in tiles against the generic loops: the same bits.
+
+use super::super::loops;
+use super::*;
+use crate::base::machine::Isa;
+use crate::base::{DType, TensorType};
+use crate::ir::attr::Attr;
+use crate::ir::builder::Builder;
+use crate::ir::graph::{Graph, Value};
+use crate::kernel::eval::run_all;
+use crate::kernel::legalize::legalize;
+use crate::kernel::types::check_types;
+use crate::schedule::lower::lower_group;
+
+fn input(b: &mut Builder, i: usize, dtype: DType, shape: &[usize]) -> Value {
+    b.input(&format!("x{i}"), TensorType::of(dtype, shape))
+}
+
+/// The nest of a group with one op and what `more` makes of its result.
+fn nest(
+    op: (&str, &[(&str, Attr)]),
+    dtype: DType,
+    shapes: &[&[usize]],
+    more: impl FnOnce(&mut Builder, Value) -> Value,
+) -> Nest {
+    let mut g = Graph::new("");
+    let mut b = Builder::new(&mut g);
+    let xs: Vec<Value> =
+        shapes.iter().enumerate().map(|(i, s)| input(&mut b, i, dtype, s)).collect();
+    let y = b.op(op.0, &xs, op.1).unwrap();
+    let y = more(&mut b, y);
+    b.output("y", y);
+    lower_group("k", &g).unwrap()
+}
+
+/// Small numbers, a few zeros among them, from a counter.
+fn data(dtype: DType, n: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f64 / (1u64 << 23) as f64 - 1.0
+    };
+    let values: Vec<f64> = (0..n).map(|_| next()).collect();
+    match dtype {
+        DType::F32 => values.iter().flat_map(|v| (*v as f32).to_le_bytes()).collect(),
+        DType::F64 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        DType::F16 => {
+            values.iter().flat_map(|v| half::f16::from_f64(*v).to_le_bytes()).collect()
+        }
+        DType::I32 => values.iter().flat_map(|v| ((*v * 99.0) as i32).to_le_bytes()).collect(),
+        _ => values.iter().map(|v| (*v * 99.0) as i8 as u8).collect(),
+    }
+}
+
+fn bits(kernel: &Kernel, nest: &Nest) -> Vec<u8> {
+    check_types(kernel).unwrap();
+    let mut buffers: Vec<Vec<u8>> = nest
+        .slots
+        .iter()
+        .enumerate()
+        .map(|(i, s)| match i < nest.operands {
+            true => data(s.dtype, s.numel() as usize, 1 + i as u64),
+            false => vec![0xa5; s.numel() as usize * s.dtype.bytes()],
+        })
+        .collect();
+    run_all(kernel, &mut buffers).unwrap();
+    buffers[nest.operands..].concat()
+}
+
+/// Tiles and loops give the same bits on several machines, legalized and not.
+fn check(what: &str, nest: &Nest) {
+    assert!(is_contraction(nest), "{what} is a contraction");
+    for (isa, bytes) in [(Isa::X86_64V3, 16), (Isa::X86_64, 16), (Isa::X86_64V4, 64)] {
+        let machine = Machine::new(isa, bytes);
+        assert!(matches(nest, &machine), "{what} has tiles");
+        let want = bits(&loops::build(nest, &machine), nest);
+        let kernel = build(nest, &machine);
+        assert!(bits(&kernel, nest) == want, "{what} on {isa:?}");
+        assert!(bits(&legalize(&kernel, &machine), nest) == want, "{what} on {isa:?}, legal");
+    }
+}
+
+fn relu(b: &mut Builder, y: Value) -> Value {
+    b.op("relu", &[y], &[]).unwrap()
+}
+
+#[test]
+fn matmuls() {
+    let sizes = [
+        (1, 17, 37),
+        (2, 5, 19),
+        (3, 33, 16),
+        (4, 2, 9),
+        (5, 21, 3),
+        (7, 18, 13),
+        (13, 20, 8),
+        (12, 7, 25),
+        (19, 23, 1),
+    ];
+    for (m, k, n) in sizes {
+        let nest = nest(("matmul", &[]), DType::F32, &[&[m, k], &[k, n]], relu);
+        if is_contraction(&nest) {
+            check(&format!("matmul {m}×{k}×{n}"), &nest);
+        }
+    }
+    for dtype in [DType::F64, DType::F16, DType::I32, DType::I8] {
+        let nest = nest(("matmul", &[]), dtype, &[&[3, 5, 18], &[3, 18, 11]], |_, y| y);
+        check(&format!("batched {dtype}"), &nest);
+    }
+}
+
+#[test]
+fn einsums_and_views() {
+    let equation = |s: &str| [("equation", Attr::Str(s.into()))];
+    let cases: [(&str, &[usize], &[usize]); 5] = [
+        ("mk,nk->mn", &[7, 19], &[10, 19]),
+        ("km,kn->mn", &[19, 9], &[19, 12]),
+        ("bsd,dhe->bhse", &[2, 3, 6], &[6, 2, 8]),
+        ("bshe,hed->bsd", &[2, 3, 2, 4], &[2, 4, 9]),
+        ("mk,kn->nm", &[9, 5], &[5, 6]),
+    ];
+    for (text, x, y) in cases {
+        let nest = nest(("einsum", &equation(text)), DType::F32, &[x, y], relu);
+        check(text, &nest);
+    }
+    let folded = nest(("matmul", &[]), DType::F32, &[&[12, 7], &[7, 10]], |b, y| {
+        let perm = [("perm", Attr::Ints(vec![1, 0]))];
+        b.op("transpose", &[y], &perm).unwrap()
+    });
+    check("a transposed result", &folded);
+}
+
+struct Conv {
+    x: [usize; 4],
+    w: [usize; 4],
+    stride: i64,
+    pad: i64,
+    dilation: i64,
+    groups: i64,
+}
+
+#[test]
+fn convolutions() {
+    let conv = |x, w, stride, pad, dilation, groups| Conv { x, w, stride, pad, dilation, groups };
+    let cases = [
+        conv([2, 3, 9, 11], [7, 3, 3, 3], 1, 1, 1, 1),
+        conv([1, 2, 12, 30], [4, 2, 3, 3], 1, 1, 1, 1),
+        conv([1, 3, 13, 13], [5, 3, 7, 7], 2, 3, 1, 1),
+        conv([1, 5, 6, 6], [9, 5, 1, 1], 1, 0, 1, 1),
+        conv([2, 4, 8, 8], [6, 4, 1, 1], 2, 0, 1, 1),
+        conv([1, 6, 9, 10], [6, 1, 3, 3], 1, 1, 1, 6),
+        conv([1, 6, 9, 10], [6, 1, 3, 3], 2, 1, 1, 6),
+        conv([1, 4, 7, 7], [8, 2, 3, 3], 1, 1, 1, 2),
+        conv([1, 2, 8, 19], [3, 2, 3, 3], 1, 3, 3, 1),
+        conv([1, 2, 5, 5], [3, 2, 5, 5], 1, 2, 1, 1),
+        conv([1, 3, 4, 4], [5, 3, 3, 2], 1, 0, 1, 1),
+    ];
+    for c in cases {
+        let attrs = [
+            ("stride", Attr::Ints(vec![c.stride; 2])),
+            ("pad", Attr::Ints(vec![c.pad; 2])),
+            ("dilation", Attr::Ints(vec![c.dilation; 2])),
+            ("groups", Attr::Int(c.groups)),
+        ];
+        let nest = nest(("conv2d", &attrs), DType::F32, &[&c.x, &c.w], relu);
+        check(&format!("conv {:?} {:?} stride {} pad {}", c.x, c.w, c.stride, c.pad), &nest);
+    }
+}
+
+#[test]
+fn long_dot_products_without_rows_stay_with_the_generic_reduction() {
+    let equation = [("equation", Attr::Str("mk,nk->mn".into()))];
+    let nest = nest(("einsum", &equation), DType::F32, &[&[1, 64], &[10, 64]], |_, y| y);
+    assert!(!is_contraction(&nest));
+}

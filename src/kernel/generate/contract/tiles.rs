@@ -1,0 +1,416 @@
+//! The kernel of a contraction: grid points, loops over the sum, one tile in registers.
+//!
+//! Expressions are emitted over *tile axes*: the loop axes of the result, where the coordinate of
+//! the columns counts tiles and that of the rows is the tile's first row; then the lane; then the
+//! reduced axes. Rows, pieces and unrolled steps are constants in the expressions, so that they end
+//! up in the displacement of an address and all of a tile shares its bases.
+
+use std::collections::BTreeMap;
+
+use super::super::loops::{declare, grid_point, store};
+use super::plan::{Clip, Plan};
+use super::tiling::{Kind, Status, Tiling, holds};
+use crate::base::machine::Machine;
+use crate::ir::index::{Expr, Guard};
+use crate::kernel::build::KernelBuilder;
+use crate::kernel::emit::{Emitter, Home};
+use crate::kernel::ir::{Buf, Kernel, Lit, Op, Ty, Val};
+use crate::kernel::resolve::Resolved;
+use crate::kernel::scalar_fn::gather_lanes;
+
+/// Steps of the innermost loop that are written out at once.
+const UNROLL: i64 = 4;
+
+pub fn build(plan: &Plan, tiling: &Tiling, machine: &Machine) -> Kernel {
+    let mut b = KernelBuilder::new(&plan.nest.name, machine.numerics());
+    let slots = declare(plan.nest, &mut b);
+    let (none, nowhere) = (BTreeMap::new(), BTreeMap::new());
+    let tiles = Tiles { plan, tiling, slots: &slots, none: &none, nowhere: &nowhere };
+    let coords = tiles.place(&mut b);
+    tiles.rows(&mut b, coords);
+    b.finish()
+}
+
+struct Tiles<'a> {
+    plan: &'a Plan<'a>,
+    tiling: &'a Tiling,
+    slots: &'a [Buf],
+    /// No guard is left to the emitter.
+    none: &'a BTreeMap<Guard, bool>,
+    /// No stage is read before the sums are done.
+    nowhere: &'a BTreeMap<u16, Home>,
+}
+
+/// One tile: its rows, its kind of columns, and its tile coordinates.
+struct Tile<'k> {
+    rows: i64,
+    kind: &'k Kind,
+    coords: Vec<Val>,
+}
+
+impl Tiles<'_> {
+    /// The lane's place among the tile axes.
+    fn lane(&self) -> usize {
+        self.plan.rank
+    }
+
+    /// The grid point as tile coordinates; the rows' is still the number of the tile.
+    fn place(&self, b: &mut KernelBuilder) -> Vec<Val> {
+        let plan = self.plan;
+        let columns = plan.columns();
+        let extent = |a: usize| match a {
+            a if a == columns => self.tiling.across,
+            a if Some(a) == plan.rows => self.tiling.down,
+            a => plan.extents[a],
+        };
+        let pick = |wide: bool, narrow: bool| {
+            let of = move |o: &&(usize, bool, bool)| (o.1, o.2) == (wide, narrow);
+            plan.others.iter().filter(of).map(|o| o.0).collect::<Vec<_>>()
+        };
+        let of_wide = [pick(true, false), vec![columns]].concat();
+        let of_narrow = [pick(false, true), plan.rows.into_iter().collect()].concat();
+        let both = [pick(true, true), pick(false, false)].concat();
+        // What the larger operand has runs slowest, so that it is read once.
+        let order = match plan.sizes.0 >= plan.sizes.1 {
+            true => [both, of_wide, of_narrow].concat(),
+            false => [both, of_narrow, of_wide].concat(),
+        };
+        let extents: Vec<i64> = order.iter().map(|a| extent(*a)).collect();
+        let point = grid_point(b, &extents);
+        let zero = b.index(0);
+        let mut coords = vec![zero; plan.extents.len() + 1];
+        for (axis, v) in order.into_iter().zip(point) {
+            coords[axis] = v;
+        }
+        coords
+    }
+
+    /// Tiles of one row more come first.
+    fn rows(&self, b: &mut KernelBuilder, coords: Vec<Val>) {
+        let Tiling { rows, taller, down, .. } = *self.tiling;
+        let Some(axis) = self.plan.rows else { return self.kinds(b, 1, coords, 0) };
+        let tile = coords[axis];
+        let at = |first: Val| {
+            let mut coords = coords.clone();
+            coords[axis] = first;
+            coords
+        };
+        if taller == 0 {
+            let first = b.times(tile, rows);
+            return self.kinds(b, rows, at(first), 0);
+        }
+        debug_assert!(taller < down);
+        let bound = b.index(taller);
+        let tall = b.op(Op::Lt, &[tile, bound]);
+        b.if_else(
+            tall,
+            |b| {
+                let first = b.times(tile, rows + 1);
+                self.kinds(b, rows + 1, at(first), 0);
+                vec![]
+            },
+            |b| {
+                let first = b.times(tile, rows);
+                let first = b.offset(first, taller);
+                self.kinds(b, rows, at(first), 0);
+                vec![]
+            },
+        );
+    }
+
+    /// The tile's kind, by its place along the columns.
+    fn kinds(&self, b: &mut KernelBuilder, rows: i64, coords: Vec<Val>, at: usize) {
+        let kind = &self.tiling.kinds[at];
+        let columns = self.plan.columns();
+        let fixed = |b: &mut KernelBuilder| {
+            let mut coords = coords.clone();
+            if kind.to == kind.from + 1 {
+                coords[columns] = b.index(kind.from);
+            }
+            self.tile(b, &Tile { rows, kind, coords });
+        };
+        if at + 1 == self.tiling.kinds.len() {
+            return fixed(b);
+        }
+        let bound = b.index(kind.to);
+        let this = b.op(Op::Lt, &[coords[columns], bound]);
+        b.if_else(
+            this,
+            |b| {
+                fixed(b);
+                vec![]
+            },
+            |b| {
+                self.kinds(b, rows, coords.clone(), at + 1);
+                vec![]
+            },
+        );
+    }
+
+    fn tile(&self, b: &mut KernelBuilder, tile: &Tile) {
+        let zero = |b: &mut KernelBuilder, lanes: u16| {
+            let dtype = self.plan.dtype();
+            b.constant(Ty::of(dtype, lanes), Lit::int(dtype, 0))
+        };
+        let mut sums = vec![];
+        for _ in 0..tile.rows {
+            for (_, lanes) in &tile.kind.pieces {
+                sums.push(zero(b, *lanes));
+            }
+        }
+        let sums = self.sum(b, tile, 0, tile.coords.clone(), sums);
+        let mut sums = sums.into_iter();
+        for row in 0..tile.rows {
+            for (first, lanes) in &tile.kind.pieces {
+                let sum = sums.next().expect("one for each row and piece");
+                self.finish(b, tile, (row, *first, *lanes), sum);
+            }
+        }
+    }
+
+    /// The loops over reduced axes from `axis` on.
+    fn sum(
+        &self,
+        b: &mut KernelBuilder,
+        tile: &Tile,
+        axis: usize,
+        coords: Vec<Val>,
+        sums: Vec<Val>,
+    ) -> Vec<Val> {
+        let plan = self.plan;
+        if axis == plan.statics {
+            return self.steps(b, tile, &coords, 0, sums);
+        }
+        let n = plan.reduced()[axis];
+        let place = self.lane() + 1 + axis;
+        let at = |i: Val| {
+            let mut coords = coords.clone();
+            coords[place] = i;
+            coords
+        };
+        let clipped = plan.clips.iter().any(|c| c.axis == axis);
+        let unroll = match axis + 1 == plan.reduced().len() && !clipped {
+            true => UNROLL.min(n),
+            false => 1,
+        };
+        let full = n / unroll * unroll;
+        let (lo, hi) = match clipped {
+            true => self.clip(b, axis, &coords),
+            false => (b.index(0), b.index(full)),
+        };
+        let mut sums = b.for_loop((lo, hi, unroll), &sums, |b, i, carried| {
+            let mut sums = carried.to_vec();
+            for u in 0..unroll {
+                sums = match unroll {
+                    1 => self.sum(b, tile, axis + 1, at(i), sums),
+                    _ => self.steps(b, tile, &at(i), u, sums),
+                };
+            }
+            sums
+        });
+        for u in 0..n - full {
+            let i = b.index(full);
+            sums = self.steps(b, tile, &at(i), u, sums);
+        }
+        sums
+    }
+
+    /// The bounds of a loop whose guards exclude steps at its ends.
+    fn clip(&self, b: &mut KernelBuilder, axis: usize, coords: &[Val]) -> (Val, Val) {
+        let n = self.plan.reduced()[axis];
+        let (mut lo, mut hi) = (b.index(0), b.index(n));
+        for Clip { scale, rest, lo: least, hi: end, .. } in
+            self.plan.clips.iter().filter(|c| c.axis == axis)
+        {
+            let by = self.point(0, 0, &[]);
+            let rest = rest.substitute(&by, &self.extents());
+            let empty = Resolved::default();
+            let rest = self.emitter(&empty, coords, 1).index(b, &rest, 0);
+            let minus = b.times(rest, -1);
+            let scale = b.index(*scale);
+            // scale · r ≥ least - rest, rounded up; scale · r ≤ end - 1 - rest, rounded down.
+            let above = b.offset(minus, least - 1);
+            let above = b.op(Op::Div, &[above, scale]);
+            let above = b.offset(above, 1);
+            lo = b.op(Op::Max, &[lo, above]);
+            let below = b.offset(minus, end - 1);
+            let below = b.op(Op::Div, &[below, scale]);
+            let below = b.offset(below, 1);
+            hi = b.op(Op::Min, &[hi, below]);
+        }
+        (lo, hi)
+    }
+
+    /// All written-out steps; the innermost loop is `unrolled` steps ahead of its counter.
+    fn steps(
+        &self,
+        b: &mut KernelBuilder,
+        tile: &Tile,
+        coords: &[Val],
+        unrolled: i64,
+        mut sums: Vec<Val>,
+    ) -> Vec<Val> {
+        let plan = self.plan;
+        for (step, status) in plan.static_steps().iter().zip(&tile.kind.status) {
+            let mut reduced: Vec<Expr> =
+                (0..plan.statics).map(|q| Expr::axis(self.lane() + 1 + q)).collect();
+            if let Some(last) = reduced.last_mut() {
+                *last = last.plus(unrolled);
+            }
+            reduced.extend(step.iter().map(|c| Expr::constant(*c)));
+            self.step(b, tile, coords, (&reduced, step, status), &mut sums);
+        }
+        sums
+    }
+
+    /// One product added to each sum of the tile.
+    fn step(
+        &self,
+        b: &mut KernelBuilder,
+        tile: &Tile,
+        coords: &[Val],
+        (reduced, step, status): (&[Expr], &[i64], &[Status]),
+        sums: &mut [Val],
+    ) {
+        let pieces = &tile.kind.pieces;
+        let mut wides: Vec<Option<(Val, Option<Val>)>> = vec![];
+        for ((first, lanes), status) in pieces.iter().zip(status) {
+            wides.push(match status {
+                Status::Outside => None,
+                Status::Inside => {
+                    let by = self.point(0, *first, reduced);
+                    Some((self.value(b, self.plan.wide, &by, coords, *lanes), None))
+                }
+                Status::Edge => {
+                    let column = tile.kind.from * self.tiling.width + first;
+                    Some(self.edge(b, (*first, *lanes), column, coords, reduced, step))
+                }
+            });
+        }
+        for row in 0..tile.rows {
+            let by = self.point(row, 0, reduced);
+            let mut narrow: BTreeMap<u16, Val> = BTreeMap::new();
+            for (j, (_, lanes)) in pieces.iter().enumerate() {
+                let Some((wide, mask)) = wides[j] else { continue };
+                let y = match narrow.get(lanes) {
+                    Some(y) => *y,
+                    None => {
+                        let y = self.value(b, self.plan.narrow, &by, coords, *lanes);
+                        narrow.insert(*lanes, y);
+                        y
+                    }
+                };
+                let sum = &mut sums[row as usize * pieces.len() + j];
+                let next = match self.plan.dtype().is_float() {
+                    true => b.mul_add(wide, y, *sum),
+                    false => {
+                        let product = b.op(Op::Mul, &[wide, y]);
+                        b.op(Op::Add, &[*sum, product])
+                    }
+                };
+                *sum = match mask {
+                    Some(mask) => b.op(Op::Select, &[mask, next, *sum]),
+                    None => next,
+                };
+            }
+        }
+    }
+
+    /// A piece of which some lanes are padding, and the mask of the others.
+    fn edge(
+        &self,
+        b: &mut KernelBuilder,
+        (first, lanes): (i64, u16),
+        column: i64,
+        coords: &[Val],
+        reduced: &[Expr],
+        step: &[i64],
+    ) -> (Val, Option<Val>) {
+        let (mut values, mut inside) = (vec![], vec![]);
+        for lane in 0..lanes as i64 {
+            let holds = holds(self.plan, column + lane, step);
+            values.push(match holds {
+                true => {
+                    let by = self.point(0, first + lane, reduced);
+                    self.value(b, self.plan.wide, &by, coords, 1)
+                }
+                false => {
+                    let dtype = self.plan.dtype();
+                    b.constant(Ty::of(dtype, 1), Lit::int(dtype, 0))
+                }
+            });
+            inside.push(b.condition(holds));
+        }
+        (gather_lanes(b, &values), Some(gather_lanes(b, &inside)))
+    }
+
+    /// What is made of a sum, and where it goes.
+    fn finish(
+        &self,
+        b: &mut KernelBuilder,
+        tile: &Tile,
+        (row, first, lanes): (i64, i64, u16),
+        sum: Val,
+    ) {
+        let plan = self.plan;
+        let zeros: Vec<Expr> = plan.reduced().iter().map(|_| Expr::constant(0)).collect();
+        let (by, extents) = (self.point(row, first, &zeros), self.extents());
+        let mut homes: BTreeMap<u16, Home> = BTreeMap::new();
+        for (i, (id, body)) in plan.stages.iter().enumerate() {
+            let body = body.map(|e| e.substitute(&by, &extents));
+            let coords = tile.coords.clone();
+            let vector = (Some(self.lane()), lanes);
+            let mut e =
+                Emitter::new(plan.nest, &body, self.slots, &homes, self.none, coords, vector);
+            let v = if i == 0 { sum } else { e.value(b, body.root) };
+            for (_, slot, at) in plan.outs.iter().filter(|o| o.0 == *id) {
+                let (base, at) = (b.index(0), at.substitute(&by, &extents));
+                store(b, &mut e, self.slots[*slot as usize], base, &at, v);
+            }
+            homes.insert(*id, Home::Here(v));
+        }
+    }
+
+    /// The value of an operand's leaf at a place of the tile.
+    fn value(
+        &self,
+        b: &mut KernelBuilder,
+        leaf: u32,
+        by: &[Expr],
+        coords: &[Val],
+        lanes: u16,
+    ) -> Val {
+        let extents = self.extents();
+        let body = self.plan.stages[0].1.map(|e| e.substitute(by, &extents));
+        self.emitter(&body, coords, lanes).value(b, leaf)
+    }
+
+    fn emitter<'e>(&'e self, body: &'e Resolved, coords: &[Val], lanes: u16) -> Emitter<'e> {
+        let vector = (Some(self.lane()), lanes);
+        let coords = coords.to_vec();
+        Emitter::new(self.plan.nest, body, self.slots, self.nowhere, self.none, coords, vector)
+    }
+
+    /// Each loop axis over the tile axes: `row` and `first` are counted from the tile's corner.
+    fn point(&self, row: i64, first: i64, reduced: &[Expr]) -> Vec<Expr> {
+        let plan = self.plan;
+        let result = (0..plan.rank).map(|a| match a {
+            a if a == plan.columns() => {
+                Expr::axis(a).scale(self.tiling.width).add(&Expr::axis(self.lane())).plus(first)
+            }
+            a if Some(a) == plan.rows => Expr::axis(a).plus(row),
+            a => Expr::axis(a),
+        });
+        let filled = (reduced.len()..plan.reduced().len()).map(|q| Expr::axis(self.lane() + 1 + q));
+        result.chain(reduced.iter().cloned()).chain(filled).collect()
+    }
+
+    /// Of the tile axes.
+    fn extents(&self) -> Vec<i64> {
+        let plan = self.plan;
+        let mut extents = plan.extents.clone();
+        extents[plan.columns()] = self.tiling.across;
+        extents.insert(plan.rank, self.tiling.lanes as i64);
+        extents
+    }
+}

@@ -1,0 +1,197 @@
+//! Packing: parameters that contractions read are laid out once, as the kernels walk through them.
+//!
+//! In: the graph of runs and the recipe of its parameters. A parameter that is the right operand
+//! of a contraction, `B[batch, k, n]` in whatever order of axes, becomes `[batch, n / w, k, w]`
+//! with `w` columns side by side (the last panel filled up with zeros); the recipe gets the ops
+//! that pack it, the graph of runs the views that undo it. Fusion turns those into index
+//! arithmetic, so that a tile of columns is contiguous along `n` and steps on by `w` along `k`.
+
+use crate::base::machine::Machine;
+use crate::base::{Dim, Shape, TensorType};
+use crate::ir::attr::Attr;
+use crate::ir::builder::Builder;
+use crate::ir::graph::{Graph, NodeId, Output, Value};
+use crate::ir::op::{Class, ContractSpec, OpError, Source};
+
+use super::consts::Split;
+
+/// Packs every parameter of `split.run` that a contraction reads on its right.
+pub fn pack(split: &mut Split, machine: &Machine) -> Result<(), OpError> {
+    let readers: Vec<(NodeId, ContractSpec)> = split
+        .run
+        .topological()
+        .into_iter()
+        .filter_map(|id| match split.run.class(id) {
+            Class::Contract(spec) => Some((id, spec)),
+            _ => None,
+        })
+        .collect();
+    let mut packed = false;
+    for (id, spec) in readers {
+        let b = split.run.node(id).operands()[1];
+        if !matches!(split.run.class(b.node), Class::Source(Source::Param)) {
+            continue;
+        }
+        let ty = split.run.ty(b).clone();
+        let width = 2 * (machine.vector_bytes as usize / ty.dtype.compute().bytes().max(4)).max(1);
+        let lhs = split.run.ty(split.run.node(id).operands()[0]).shape.concrete();
+        let panels = lhs.and_then(|lhs| Panels::of(&spec, &lhs, &ty, width));
+        let Some(panels) = panels else { continue };
+        let name = format!("{}@{}", split.run.node(b.node).op.str("name"), panels.label());
+        let value = match split.run.params.iter().find(|p| split.run.node(**p).op.str("name") == name)
+        {
+            Some(known) => Value { node: *known, result: 0 },
+            None => prepared(split, b, &panels, &name)?,
+        };
+        let mut views = Builder::new(&mut split.run);
+        views.loc = views.graph.node(id).loc.clone();
+        let view = panels.unpacked(&mut views, value)?;
+        split.run.set_operand(id, 1, view);
+        packed = true;
+    }
+    if packed {
+        drop_unread(split);
+    }
+    Ok(())
+}
+
+/// The packed value in the recipe, and the parameter of runs that stands for it.
+fn prepared(split: &mut Split, b: Value, panels: &Panels, name: &str) -> Result<Value, OpError> {
+    let plain = split.run.node(b.node).op.str("name").to_string();
+    let made = split.recipe.outputs.iter().find(|o| *o.name == *plain);
+    let source = made.expect("the recipe makes every parameter").value;
+    let value = panels.packed(&mut Builder::new(&mut split.recipe), source)?;
+    split.recipe.outputs.push(Output { name: name.into(), value });
+    let ty = split.recipe.ty(value).clone();
+    Ok(Builder::new(&mut split.run).param(name, ty, "zeros", true))
+}
+
+/// Parameters that are read only in packed form go away.
+fn drop_unread(split: &mut Split) {
+    let run = &mut split.run;
+    let kept = |run: &Graph, id: NodeId| {
+        run.use_count(id) > 0
+            || run.outputs.iter().any(|o| o.value.node == id)
+            || run.states.iter().any(|s| s.next.node == id)
+    };
+    let gone: Vec<NodeId> = run.params.iter().copied().filter(|p| !kept(run, *p)).collect();
+    for id in &gone {
+        let name = run.node(*id).op.str("name").to_string();
+        split.recipe.outputs.retain(|o| *o.name != *name);
+        run.params.retain(|p| p != id);
+        run.remove(*id);
+    }
+    // The order of the outputs is that of the parameters.
+    let order: Vec<String> =
+        run.params.iter().map(|p| run.node(*p).op.str("name").to_string()).collect();
+    split.recipe.outputs.sort_by_key(|o| order.iter().position(|n| **n == *o.name));
+    run.compact();
+    split.recipe.compact();
+}
+
+/// How one operand is cut into panels.
+struct Panels {
+    /// The operand's axes in the order batch, columns, reduced.
+    order: Vec<usize>,
+    shape: Vec<usize>,
+    batch: usize,
+    columns: usize,
+    reduced: usize,
+    /// Columns of a panel.
+    width: usize,
+}
+
+impl Panels {
+    /// `None` where packing does not pay or does not apply.
+    fn of(spec: &ContractSpec, lhs: &[usize], ty: &TensorType, width: usize) -> Option<Panels> {
+        let shape = ty.shape.concrete()?;
+        let axes = || spec.rhs.iter().enumerate();
+        let in_lhs = |label: &u8| spec.lhs.contains(label);
+        let in_out = |label: &u8| spec.out.contains(label);
+        let batch: Vec<usize> = axes().filter(|(_, l)| in_lhs(l) && in_out(l)).map(|a| a.0).collect();
+        let columns: Vec<usize> =
+            axes().filter(|(_, l)| !in_lhs(l) && in_out(l)).map(|a| a.0).collect();
+        // In the order in which the sum walks through them.
+        let reduced: Vec<usize> = spec
+            .lhs
+            .iter()
+            .filter(|l| !in_out(l))
+            .filter_map(|l| spec.rhs.iter().position(|r| r == l))
+            .collect();
+        let order = [&batch[..], &columns, &reduced].concat();
+        let count = |axes: &[usize]| axes.iter().map(|a| shape[*a]).product::<usize>();
+        let last = shape[*columns.last()?];
+        // A panel must not run over the end of the innermost axis of columns, nor broadcast.
+        let broadcast = spec.rhs.iter().zip(&shape).any(|(l, n)| {
+            spec.lhs.iter().zip(lhs).any(|(m, of)| l == m && n != of)
+        });
+        let fits = order.len() == shape.len()
+            && !broadcast
+            && last >= width
+            && (columns.len() == 1 || last % width == 0)
+            && spec.out.last() == columns.last().map(|a| &spec.rhs[*a]);
+        let (batch, columns, reduced) = (count(&batch), count(&columns), count(&reduced));
+        (fits && batch > 0 && reduced > 1).then_some(Panels {
+            order,
+            shape,
+            batch,
+            columns,
+            reduced,
+            width,
+        })
+    }
+
+    /// What tells different packings of one parameter apart.
+    fn label(&self) -> String {
+        let order: Vec<String> = self.order.iter().map(usize::to_string).collect();
+        format!("{}x{}", order.join("."), self.width)
+    }
+
+    fn filled(&self) -> usize {
+        self.columns.next_multiple_of(self.width)
+    }
+
+    /// `[batch, n / w, k, w]` of the operand.
+    fn packed(&self, b: &mut Builder, x: Value) -> Result<Value, OpError> {
+        let [n, k, w, filled] = [self.columns, self.reduced, self.width, self.filled()];
+        let x = transpose(b, x, &self.order)?;
+        let mut x = b.reshape(x, &shape(&[self.batch, n, k]))?;
+        if filled != n {
+            let widths = Attr::Ints(vec![0, 0, 0, (filled - n) as i64, 0, 0]);
+            x = b.op("pad", &[x], &[("pad", widths)])?;
+        }
+        let x = b.reshape(x, &shape(&[self.batch, filled / w, w, k]))?;
+        transpose(b, x, &[0, 1, 3, 2])
+    }
+
+    /// The operand of its packed form: views only.
+    fn unpacked(&self, b: &mut Builder, x: Value) -> Result<Value, OpError> {
+        let [n, k, filled] = [self.columns, self.reduced, self.filled()];
+        let x = transpose(b, x, &[0, 1, 3, 2])?;
+        let mut x = b.reshape(x, &shape(&[self.batch, filled, k]))?;
+        if filled != n {
+            let attrs = [
+                ("starts", Attr::Ints(vec![0])),
+                ("ends", Attr::Ints(vec![n as i64])),
+                ("axes", Attr::Ints(vec![1])),
+            ];
+            x = b.op("slice", &[x], &attrs)?;
+        }
+        let ordered: Vec<usize> = self.order.iter().map(|a| self.shape[*a]).collect();
+        let x = b.reshape(x, &shape(&ordered))?;
+        let mut back = vec![0; self.order.len()];
+        for (i, a) in self.order.iter().enumerate() {
+            back[*a] = i;
+        }
+        transpose(b, x, &back)
+    }
+}
+
+fn transpose(b: &mut Builder, x: Value, order: &[usize]) -> Result<Value, OpError> {
+    let perm = order.iter().map(|a| *a as i64).collect();
+    b.op("transpose", &[x], &[("perm", Attr::Ints(perm))])
+}
+
+fn shape(dims: &[usize]) -> Shape {
+    Shape(dims.iter().map(|d| Dim::Const(*d as i64)).collect())
+}
