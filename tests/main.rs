@@ -3,6 +3,7 @@
 mod allocations;
 #[cfg(feature = "cli")]
 mod cli;
+mod contractions;
 mod examples;
 mod fuzz;
 mod golden;

@@ -38,11 +38,11 @@ pub fn pack(split: &mut Split, machine: &Machine) -> Result<(), OpError> {
         let panels = lhs.and_then(|lhs| Panels::of(&spec, &lhs, &ty, width));
         let Some(panels) = panels else { continue };
         let name = format!("{}@{}", split.run.node(b.node).op.str("name"), panels.label());
-        let value = match split.run.params.iter().find(|p| split.run.node(**p).op.str("name") == name)
-        {
-            Some(known) => Value { node: *known, result: 0 },
-            None => prepared(split, b, &panels, &name)?,
-        };
+        let value =
+            match split.run.params.iter().find(|p| split.run.node(**p).op.str("name") == name) {
+                Some(known) => Value { node: *known, result: 0 },
+                None => prepared(split, b, &panels, &name)?,
+            };
         let mut views = Builder::new(&mut split.run);
         views.loc = views.graph.node(id).loc.clone();
         let view = panels.unpacked(&mut views, value)?;
@@ -108,7 +108,8 @@ impl Panels {
         let axes = || spec.rhs.iter().enumerate();
         let in_lhs = |label: &u8| spec.lhs.contains(label);
         let in_out = |label: &u8| spec.out.contains(label);
-        let batch: Vec<usize> = axes().filter(|(_, l)| in_lhs(l) && in_out(l)).map(|a| a.0).collect();
+        let batch: Vec<usize> =
+            axes().filter(|(_, l)| in_lhs(l) && in_out(l)).map(|a| a.0).collect();
         let columns: Vec<usize> =
             axes().filter(|(_, l)| !in_lhs(l) && in_out(l)).map(|a| a.0).collect();
         // In the order in which the sum walks through them.
@@ -122,9 +123,11 @@ impl Panels {
         let count = |axes: &[usize]| axes.iter().map(|a| shape[*a]).product::<usize>();
         let last = shape[*columns.last()?];
         // A panel must not run over the end of the innermost axis of columns, nor broadcast.
-        let broadcast = spec.rhs.iter().zip(&shape).any(|(l, n)| {
-            spec.lhs.iter().zip(lhs).any(|(m, of)| l == m && n != of)
-        });
+        let broadcast = spec
+            .rhs
+            .iter()
+            .zip(&shape)
+            .any(|(l, n)| spec.lhs.iter().zip(lhs).any(|(m, of)| l == m && n != of));
         let fits = order.len() == shape.len()
             && !broadcast
             && last >= width

@@ -363,7 +363,8 @@ fn guards(all: &[Guard], extents: &[i64], rank: usize) -> Option<(Vec<Guard>, Ve
             tied.push(g.clone());
             continue;
         }
-        let inner: Vec<(usize, i64)> = axes.iter().copied().filter(|(a, _)| *a >= columns).collect();
+        let inner: Vec<(usize, i64)> =
+            axes.iter().copied().filter(|(a, _)| *a >= columns).collect();
         let &[(axis, scale @ 1..)] = &inner[..] else { return None };
         if axis < rank {
             return None;

@@ -46,9 +46,7 @@ fn data(dtype: DType, n: usize, seed: u64) -> Vec<u8> {
     match dtype {
         DType::F32 => values.iter().flat_map(|v| (*v as f32).to_le_bytes()).collect(),
         DType::F64 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        DType::F16 => {
-            values.iter().flat_map(|v| half::f16::from_f64(*v).to_le_bytes()).collect()
-        }
+        DType::F16 => values.iter().flat_map(|v| half::f16::from_f64(*v).to_le_bytes()).collect(),
         DType::I32 => values.iter().flat_map(|v| ((*v * 99.0) as i32).to_le_bytes()).collect(),
         _ => values.iter().map(|v| (*v * 99.0) as i8 as u8).collect(),
     }

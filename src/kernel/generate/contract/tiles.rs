@@ -2,7 +2,7 @@
 //!
 //! Expressions are emitted over *tile axes*: the loop axes of the result, where the coordinate of
 //! the columns counts tiles and that of the rows is the tile's first row; then the lane; then the
-//! reduced axes. Rows, pieces and unrolled steps are constants in the expressions, so that they end
+//! reduced axes. Rows, pieces and written-out steps are constants in the expressions, so that they end
 //! up in the displacement of an address and all of a tile shares its bases.
 
 use std::collections::BTreeMap;
@@ -17,9 +17,6 @@ use crate::kernel::emit::{Emitter, Home};
 use crate::kernel::ir::{Buf, Kernel, Lit, Op, Ty, Val};
 use crate::kernel::resolve::Resolved;
 use crate::kernel::scalar_fn::gather_lanes;
-
-/// Steps of the innermost loop that are written out at once.
-const UNROLL: i64 = 4;
 
 pub fn build(plan: &Plan, tiling: &Tiling, machine: &Machine) -> Kernel {
     let mut b = KernelBuilder::new(&plan.nest.name, machine.numerics());
@@ -179,7 +176,7 @@ impl Tiles<'_> {
     ) -> Vec<Val> {
         let plan = self.plan;
         if axis == plan.statics {
-            return self.steps(b, tile, &coords, 0, sums);
+            return self.steps(b, tile, &coords, sums);
         }
         let n = plan.reduced()[axis];
         let place = self.lane() + 1 + axis;
@@ -188,31 +185,13 @@ impl Tiles<'_> {
             coords[place] = i;
             coords
         };
-        let clipped = plan.clips.iter().any(|c| c.axis == axis);
-        let unroll = match axis + 1 == plan.reduced().len() && !clipped {
-            true => UNROLL.min(n),
-            false => 1,
-        };
-        let full = n / unroll * unroll;
-        let (lo, hi) = match clipped {
+        let (lo, hi) = match plan.clips.iter().any(|c| c.axis == axis) {
             true => self.clip(b, axis, &coords),
-            false => (b.index(0), b.index(full)),
+            false => (b.index(0), b.index(n)),
         };
-        let mut sums = b.for_loop((lo, hi, unroll), &sums, |b, i, carried| {
-            let mut sums = carried.to_vec();
-            for u in 0..unroll {
-                sums = match unroll {
-                    1 => self.sum(b, tile, axis + 1, at(i), sums),
-                    _ => self.steps(b, tile, &at(i), u, sums),
-                };
-            }
-            sums
-        });
-        for u in 0..n - full {
-            let i = b.index(full);
-            sums = self.steps(b, tile, &at(i), u, sums);
-        }
-        sums
+        b.for_loop((lo, hi, 1), &sums, |b, i, carried| {
+            self.sum(b, tile, axis + 1, at(i), carried.to_vec())
+        })
     }
 
     /// The bounds of a loop whose guards exclude steps at its ends.
@@ -241,24 +220,33 @@ impl Tiles<'_> {
         (lo, hi)
     }
 
-    /// All written-out steps; the innermost loop is `unrolled` steps ahead of its counter.
+    /// All written-out steps. Each of several has a loop of one round around it: Cranelift orders
+    /// pure instructions by chains, and between steps without a border it would finish one sum
+    /// after the other, with all operands of all steps alive at once.
     fn steps(
         &self,
         b: &mut KernelBuilder,
         tile: &Tile,
         coords: &[Val],
-        unrolled: i64,
         mut sums: Vec<Val>,
     ) -> Vec<Val> {
         let plan = self.plan;
-        for (step, status) in plan.static_steps().iter().zip(&tile.kind.status) {
-            let mut reduced: Vec<Expr> =
-                (0..plan.statics).map(|q| Expr::axis(self.lane() + 1 + q)).collect();
-            if let Some(last) = reduced.last_mut() {
-                *last = last.plus(unrolled);
+        let steps = plan.static_steps();
+        let single = steps.len() == 1;
+        for (step, status) in steps.iter().zip(&tile.kind.status) {
+            let looped = (0..plan.statics).map(|q| Expr::axis(self.lane() + 1 + q));
+            let reduced: Vec<Expr> =
+                looped.chain(step.iter().map(|c| Expr::constant(*c))).collect();
+            if single {
+                self.step(b, tile, coords, (&reduced, step, status), &mut sums);
+                continue;
             }
-            reduced.extend(step.iter().map(|c| Expr::constant(*c)));
-            self.step(b, tile, coords, (&reduced, step, status), &mut sums);
+            let (lo, hi) = (b.index(0), b.index(1));
+            sums = b.for_loop((lo, hi, 1), &sums, |b, _, carried| {
+                let mut sums = carried.to_vec();
+                self.step(b, tile, coords, (&reduced, step, status), &mut sums);
+                sums
+            });
         }
         sums
     }

@@ -81,9 +81,8 @@ impl Tiling {
             let columns = self.width.min(n - t * self.width);
             let pieces = pieces(columns, self.lanes);
             let of = |step: &Vec<i64>| {
-                let piece = |(off, lanes): &(i64, u16)| {
-                    status(plan, t * self.width + off, *lanes, step)
-                };
+                let piece =
+                    |(off, lanes): &(i64, u16)| status(plan, t * self.width + off, *lanes, step);
                 pieces.iter().map(piece).collect()
             };
             let status = steps.iter().map(of).collect();

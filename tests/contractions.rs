@@ -1,0 +1,111 @@
+//! Contractions with parameters, whose layout is changed before the first run.
+
+#[cfg(feature = "cpu")]
+use std::time::Instant;
+
+use dlc::base::{DType, Tensor, TensorType};
+use dlc::import::Weights;
+use dlc::ir::{Attr, Builder, Graph, Value};
+use dlc::model::{Model, Options, random_weights};
+use dlc::target::Target;
+
+/// `x · w` by an equation, plus a bias over the last axis.
+fn product(equation: &str, x: &[usize], w: &[usize]) -> Graph {
+    let mut g = Graph::new("product");
+    let mut b = Builder::new(&mut g);
+    let x = b.input("x", TensorType::of(DType::F32, x));
+    let w = b.param("w", TensorType::of(DType::F32, w), "normal(1.0)", false);
+    let y = b.op("einsum", &[x, w], &[("equation", Attr::Str(equation.into()))]).unwrap();
+    let last = b.ty(y).shape.concrete().unwrap().last().copied().unwrap_or(1);
+    let bias = b.param("b", TensorType::of(DType::F32, &[last]), "normal(1.0)", false);
+    let y = b.op("add", &[y, bias], &[]).unwrap();
+    b.output("y", y);
+    g
+}
+
+fn input(graph: &Graph) -> Tensor {
+    let ty = graph.ty(Value { node: graph.inputs[0], result: 0 });
+    let shape = ty.shape.concrete().unwrap();
+    let n: usize = shape.iter().product();
+    let values: Vec<f32> = (0..n).map(|i| ((i * 37 % 101) as f32 - 50.0) / 64.0).collect();
+    Tensor::from_slice(&shape, &values)
+}
+
+fn model(graph: &Graph, target: &str) -> Model {
+    let options = Options { target: Target::parse(target).unwrap(), ..Options::default() };
+    let weights: Weights = random_weights(graph, 7).unwrap();
+    Model::new(graph.clone(), weights, options, &mut |_, _| {}).unwrap()
+}
+
+fn result(graph: &Graph, target: &str) -> Tensor {
+    let mut session = model(graph, target).session().unwrap();
+    session.set_input(0, &input(graph)).unwrap();
+    session.run().unwrap();
+    session.output(0)
+}
+
+#[test]
+fn packed_parameters_give_the_same_products() {
+    let cases: [(&str, &[usize], &[usize]); 7] = [
+        ("mk,nk->mn", &[1, 40], &[24, 40]),
+        ("mk,nk->mn", &[7, 20], &[13, 20]),
+        ("mk,kn->mn", &[4, 5], &[5, 33]),
+        ("bmk,nk->bmn", &[2, 3, 9], &[16, 9]),
+        ("bsd,dhe->bhse", &[2, 3, 6], &[6, 2, 8]),
+        ("bshe,hed->bsd", &[2, 3, 2, 4], &[2, 4, 17]),
+        ("hmk,hkn->hmn", &[3, 2, 9], &[3, 9, 18]),
+    ];
+    for (equation, x, w) in cases {
+        let graph = product(equation, x, w);
+        let want = result(&graph, "reference");
+        let targets: &[&str] = match cfg!(feature = "cpu") {
+            true => &["cpu", "cpu:interpreter"],
+            false => &["cpu:interpreter"],
+        };
+        for target in targets {
+            let got = result(&graph, target);
+            for (i, (a, b)) in want.as_slice::<f32>().iter().zip(got.as_slice::<f32>()).enumerate()
+            {
+                assert!((a - b).abs() <= 1e-5 * (1.0 + a.abs()), "{equation} {target} [{i}]");
+            }
+        }
+    }
+}
+
+/// Not a test of values: prints how fast the kernels are. Run it with `--ignored --nocapture`.
+#[test]
+#[ignore = "measures"]
+#[cfg(feature = "cpu")]
+fn speed() {
+    let peak = dlc::runtime::peak::measure(&Target::host()).unwrap().multiply_add_gflops;
+    println!("peak {peak:.1} GFLOP/s");
+    for (m, k, n) in [(512, 512, 512), (128, 768, 768), (1, 768, 768), (4, 768, 768), (33, 64, 33)]
+    {
+        let graph = product("mk,nk->mn", &[m, k], &[n, k]);
+        let seconds = best(&graph);
+        let rate = 2.0 * (m * k * n) as f64 / seconds / 1e9;
+        println!("{m}×{k}×{n}: {rate:.1} GFLOP/s, {:.0} % of the peak", 100.0 * rate / peak);
+    }
+    for name in ["resnet", "mobilenet"] {
+        let path = format!("examples/{name}/{name}.dl");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let loaded = dlc::front::load(&path, &text, &dlc::front::LoadOptions::default());
+        let (lowered, _) = loaded.module.lower(None, false);
+        let graph = lowered.unwrap().graph;
+        let dims = graph.open_dims().into_iter().map(|d| (d.symbol, 1)).collect();
+        let graph = graph.bind(&dims).unwrap();
+        println!("{name}: {:.1} ms", 1e3 * best(&graph));
+    }
+}
+
+#[cfg(feature = "cpu")]
+fn best(graph: &Graph) -> f64 {
+    let mut session = model(graph, "cpu").session().unwrap();
+    session.set_input(0, &input(graph)).unwrap();
+    let run = |_| {
+        let start = Instant::now();
+        session.run().unwrap();
+        start.elapsed().as_secs_f64()
+    };
+    (0..20).map(run).fold(f64::INFINITY, f64::min)
+}
