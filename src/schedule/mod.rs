@@ -4,6 +4,8 @@ pub mod build;
 pub mod check;
 mod check_memory;
 pub mod consts;
+#[cfg(test)]
+mod contract_tests;
 pub mod fusion;
 pub mod kernels;
 pub mod layout;

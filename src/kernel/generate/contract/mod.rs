@@ -14,8 +14,6 @@
 //!   image, the loop over the kernel's rows is clipped.
 
 mod plan;
-#[cfg(test)]
-mod tests;
 mod tiles;
 mod tiling;
 

@@ -1,16 +1,18 @@
 //! Contractions in tiles against the generic loops: the same bits.
 
-use super::super::loops;
-use super::*;
-use crate::base::machine::Isa;
+use super::lower::lower_group;
+use crate::base::machine::{Isa, Machine};
 use crate::base::{DType, TensorType};
 use crate::ir::attr::Attr;
 use crate::ir::builder::Builder;
 use crate::ir::graph::{Graph, Value};
 use crate::kernel::eval::run_all;
+use crate::kernel::generate::contract::{build, is_contraction, matches};
+use crate::kernel::generate::loops;
+use crate::kernel::ir::Kernel;
 use crate::kernel::legalize::legalize;
+use crate::kernel::nest::Nest;
 use crate::kernel::types::check_types;
-use crate::schedule::lower::lower_group;
 
 fn input(b: &mut Builder, i: usize, dtype: DType, shape: &[usize]) -> Value {
     b.input(&format!("x{i}"), TensorType::of(dtype, shape))
