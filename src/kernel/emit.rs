@@ -68,6 +68,8 @@ impl<'a> Emitter<'a> {
             }
             Leaf::Stage { stage, at } => match &self.homes[stage] {
                 Home::Register(v) => b.splat(*v, self.lanes),
+                // A stage without lanes is the same in each of them.
+                Home::Here(v) if b.ty(*v).lanes() == 1 => b.splat(*v, self.lanes),
                 Home::Here(v) => *v,
                 Home::Memory { buf, base, extents } => {
                     let offset = crate::ir::index::IndexMap(at.clone()).flatten(extents);
