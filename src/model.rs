@@ -145,7 +145,7 @@ impl Model {
         if !options.shapes.is_empty() {
             dims = shapes_to_dims(&graph, &options)?;
         }
-        let graph = graph.bind(&dims).map_err(|e| all(e))?;
+        let graph = graph.bind(&dims).map_err(all)?;
         check_weights(&graph, &weights)?;
         let mut optimized = graph.clone();
         let mut control = options.control.clone();

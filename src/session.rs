@@ -178,8 +178,10 @@ impl Reference {
     fn new(plan: &Plan, weights: &Weights) -> Result<Reference, Diagnostics> {
         let zero = |ty: &crate::base::TensorType| {
             let shape = ty.shape.concrete().unwrap_or_default();
-            Tensor::zeros(ty.dtype, &shape)
-                .ok_or_else(|| Diagnostic::error("E0853", None, format!("no memory for {ty}")))
+            Tensor::zeros(ty.dtype, &shape).ok_or_else(|| {
+                let message = format!("no memory for {ty}");
+                Diagnostics::from(Diagnostic::error("E0853", None, message))
+            })
         };
         let graph = plan.bound.clone();
         let of = |id: crate::ir::NodeId| zero(&graph.node(id).results[0]);

@@ -6,7 +6,7 @@ use super::args::{Compile, Global, ModelArg, later};
 use super::emit;
 use super::load::{self, Missing};
 use super::out;
-use super::report::{Failure, Reporter};
+use super::report::{Failure, Reporter, reason};
 use crate::artifact::{dlm, model_file};
 
 #[derive(clap::Args)]
@@ -125,5 +125,5 @@ fn extension(kind: &str) -> &str {
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     crate::base::atomic_file::write(path, bytes)
-        .map_err(|e| Failure::usage(format!("cannot write `{}`: {e}", path.display())))
+        .map_err(|e| Failure::usage(format!("cannot write `{}`: {}", path.display(), reason(&e))))
 }

@@ -3,7 +3,7 @@
 use super::args::Global;
 use super::load::{display_name, text};
 use super::out;
-use super::report::{Failure, Reporter};
+use super::report::{Failure, Reporter, reason};
 use crate::front;
 use crate::model::Diagnostics;
 
@@ -61,7 +61,7 @@ fn one(path: &str, check: bool) -> Result<bool, Failure> {
     }
     if !check {
         crate::base::atomic_file::write(path.as_ref(), formatted.as_bytes())
-            .map_err(|e| Failure::usage(format!("cannot write `{path}`: {e}")))?;
+            .map_err(|e| Failure::usage(format!("cannot write `{path}`: {}", reason(&e))))?;
     }
     Ok(true)
 }

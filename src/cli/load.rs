@@ -4,7 +4,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use super::args::{Compile, later};
-use super::report::{Failure, Reporter};
+use super::report::{Failure, Reporter, reason};
 use crate::artifact::{dlm, map::map_file, model_file};
 use crate::base::diag::Diagnostic;
 use crate::base::source::SourceMap;
@@ -247,7 +247,9 @@ fn dump(args: &Compile, count: usize, pass: &str, graph: &Graph) -> Result<(), F
             let path = dir.join(format!("{count:02}-{pass}.dl"));
             let written = std::fs::create_dir_all(dir)
                 .and_then(|()| crate::base::atomic_file::write(&path, text.as_bytes()));
-            written.map_err(|e| Failure::usage(format!("cannot write `{}`: {e}", path.display())))
+            written.map_err(|e| {
+                Failure::usage(format!("cannot write `{}`: {}", path.display(), reason(&e)))
+            })
         }
     }
 }

@@ -58,6 +58,14 @@ impl From<FormatError> for Failure {
     }
 }
 
+/// Why the system refused a file, without the names of temporary files.
+pub fn reason(e: &std::io::Error) -> std::io::Error {
+    match e.raw_os_error() {
+        Some(code) => std::io::Error::from_raw_os_error(code),
+        None => e.kind().into(),
+    }
+}
+
 /// Draws diagnostics.
 pub struct Reporter {
     format: MessageFormat,

@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 use super::args::{Compile, Global, ModelArg, later, pair};
 use super::load::{self, Missing};
 use super::out;
-use super::report::{Failure, Reporter};
+use super::report::{Failure, Reporter, reason};
 use crate::base::{Bindings, DType, Tensor, TensorType};
 use crate::import::{show, value};
 use crate::ir::bind;
@@ -259,5 +259,5 @@ fn trace(args: &Args, model: &Model) -> Result<(), Failure> {
     let text = serde_json::to_string(&json!({ "traceEvents": events }));
     let text = text.expect("a JSON value is printable");
     crate::base::atomic_file::write(path, text.as_bytes())
-        .map_err(|e| Failure::usage(format!("cannot write `{}`: {e}", path.display())))
+        .map_err(|e| Failure::usage(format!("cannot write `{}`: {}", path.display(), reason(&e))))
 }

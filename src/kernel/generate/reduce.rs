@@ -324,12 +324,15 @@ struct Site<'a> {
     coords: Vec<Val>,
 }
 
+/// One step of a reduction with several carried values: at these coordinates, from these values.
+type CarryStep<'a> = dyn FnMut(&mut KernelBuilder, &[Val], &[Val]) -> Vec<Val> + 'a;
+
 fn carry(
     b: &mut KernelBuilder,
     extents: &[i64],
     at: &mut Vec<Val>,
     init: &[Val],
-    step: &mut dyn FnMut(&mut KernelBuilder, &[Val], &[Val]) -> Vec<Val>,
+    step: &mut CarryStep,
 ) -> Vec<Val> {
     let [n, rest @ ..] = extents else { return step(b, at, init) };
     let (lo, hi) = (b.index(0), b.index(*n));

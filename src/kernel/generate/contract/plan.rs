@@ -11,6 +11,11 @@ use crate::ir::scalar::{Combine, ScalarFn};
 use crate::kernel::nest::{Keep, Nest};
 use crate::kernel::resolve::{Leaf, Resolved, resolve};
 
+/// Stages with their bodies.
+type Bodies = Vec<(u16, Resolved)>;
+/// Stages, the slots they are stored to, and where.
+type Stores = Vec<(u16, u16, Expr)>;
+
 /// Products of static steps: the most that are written out.
 const STATIC: i64 = 32;
 /// An innermost reduced axis of at most this many elements is written out.
@@ -193,7 +198,7 @@ impl Space {
         (space.rank > 0).then_some(space)
     }
 
-    fn resolved(&self, nest: &Nest, kept: &[u16]) -> (Vec<(u16, Resolved)>, Vec<(u16, u16, Expr)>) {
+    fn resolved(&self, nest: &Nest, kept: &[u16]) -> (Bodies, Stores) {
         let stage = |id: &u16| {
             let own = nest.stages[*id as usize].extents().len();
             let mut into = Resolved::default();
