@@ -53,3 +53,15 @@ fn machine_code_fused() {
 fn baseline_machine_code() {
     walk("cpu:x86-64, -O2", |case| check(case, "cpu:x86-64", Level::O2));
 }
+
+/// The levels of x86-64 that this processor has.
+#[cfg(all(feature = "cpu", target_arch = "x86_64"))]
+#[test]
+fn machine_code_of_levels() {
+    for name in ["cpu:x86-64-v3", "cpu:x86-64-v4", "cpu:clif"] {
+        let here = Target::parse(name).is_ok_and(|t| t.check_runs_here().is_ok());
+        if here {
+            walk(name, |case| check(case, name, Level::O2));
+        }
+    }
+}

@@ -56,8 +56,17 @@ impl Tiling {
         let budget = (machine.registers as i64 - OPERANDS).max(4);
         let n = plan.extents[plan.columns()];
         let m = plan.rows.map_or(1, |a| plan.extents[a]);
-        let vectors = vectors(m, (n as u64).div_ceil(lanes as u64) as i64, budget);
-        let most = (budget / vectors).clamp(1, 8);
+        let needed = (n as u64).div_ceil(lanes as u64) as i64;
+        // With few registers a broadcast is best folded into the multiply-add that reads it, and
+        // that takes tiles of one vector.
+        let tall = machine.registers <= 16 && m >= budget;
+        let (vectors, most) = match tall {
+            true => (1, budget),
+            false => {
+                let vectors = vectors(m, needed, budget);
+                (vectors, (budget / vectors).clamp(1, 8))
+            }
+        };
         let down = (m as u64).div_ceil(most as u64) as i64;
         let width = vectors * lanes;
         let mut tiling = Tiling {

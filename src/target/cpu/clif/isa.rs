@@ -43,8 +43,13 @@ pub(super) fn target_isa(target: &Target, effort: Effort) -> Result<OwnedTargetI
         }
     };
     match named {
-        Some(Isa::X86_64V3) => builder.enable("x86-64-v3").map_err(|e| bad(&e.to_string()))?,
-        Some(Isa::X86_64V4) => builder.enable("x86-64-v4").map_err(|e| bad(&e.to_string()))?,
+        // The presets of these levels do not bring every vector extension that the levels have.
+        Some(level @ (Isa::X86_64V3 | Isa::X86_64V4)) => {
+            let preset = if level == Isa::X86_64V3 { "x86-64-v3" } else { "x86-64-v4" };
+            for flag in [preset, "has_avx", "has_avx2", "has_fma"] {
+                builder.enable(flag).map_err(|e| bad(&e.to_string()))?;
+            }
+        }
         Some(Isa::X86_64 | Isa::Aarch64) | None => {}
     }
     builder.finish(flags(effort)).map_err(|e| bad(&e.to_string()))
