@@ -97,12 +97,23 @@ impl Plan {
             return Ok(e.clone());
         }
         let program = self.ready(weights)?;
-        let clif =
-            crate::target::cpu::clif::Options { threads: options.threads, ..Default::default() };
+        let clif = clif_options(&program, options.threads);
         let made = Executable::compile(program, &options.target, clif)
             .map_err(|e| Diagnostics::from(e.diagnostic()))?;
         Ok(self.executable.get_or_init(|| Arc::new(made)).clone())
     }
+}
+
+/// FLOP of a run below which compiling takes longer than thousands of runs: such programs get code
+/// fast rather than fast code.
+#[cfg(feature = "cpu")]
+const SMALL: u64 = 100_000;
+
+#[cfg(feature = "cpu")]
+fn clif_options(program: &Program, threads: usize) -> crate::target::cpu::clif::Options {
+    use crate::target::cpu::clif::{Effort, Options};
+    let flops: u64 = program.launches.iter().map(|l| l.flops).sum();
+    Options { effort: if flops < SMALL { Effort::Compile } else { Effort::Speed }, threads }
 }
 
 /// The values of a graph's parameters in the order of its signature.

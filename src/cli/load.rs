@@ -8,7 +8,7 @@ use super::report::{Failure, Reporter, reason};
 use crate::artifact::{dlm, map::map_file, model_file};
 use crate::base::diag::Diagnostic;
 use crate::base::source::SourceMap;
-use crate::import::{FormatError, Weights};
+use crate::import::Weights;
 use crate::ir::Graph;
 use crate::load::{self, Files};
 use crate::model::{Diagnostics, Model, Options, WeightSource};
@@ -196,8 +196,7 @@ fn rename_table(path: &Path) -> Result<Vec<load::RenameRule>, Failure> {
 }
 
 fn compiled(spec: &Spec, options: &Options) -> Result<Loaded, Failure> {
-    let parts = dlm::read_file(Path::new(&spec.path))
-        .map_err(|e: FormatError| e.within(spec.path.clone()))?;
+    let parts = dlm::read_file(Path::new(&spec.path))?;
     let (graph, weights) = model_file::open(&spec.path, parts)?;
     let weights = match &options.weights {
         WeightSource::Declared => weights,
