@@ -211,7 +211,7 @@ impl Model {
             let help = format!("bind it: `--set {}=1`", open.symbol);
             return Err(Diagnostic::error("E0706", None, message).help(help).into());
         }
-        let plan = Arc::new(Plan::new(bound, &self.weights, &self.options)?);
+        let plan = Arc::new(Plan::new(bound, &self.options)?);
         self.plans.lock().expect("no panic holds the lock").insert(dims.clone(), plan.clone());
         Ok(plan)
     }

@@ -34,8 +34,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    pub fn new(bound: Graph, weights: &Weights, options: &Options) -> Result<Plan, Diagnostics> {
-        let _ = weights;
+    pub fn new(bound: Graph, options: &Options) -> Result<Plan, Diagnostics> {
         let mut lowered = bound.clone();
         let steps = pipeline::lower_passes(options.level);
         let passes = pipeline::optimize(&mut lowered, steps, &options.control, &mut |_, _| {})

@@ -43,7 +43,7 @@ pub struct Global {
     /// No warnings, no reports
     #[arg(short, long, global = true, help_heading = "Output")]
     pub quiet: bool,
-    /// Say more
+    /// Say more: the time of each pass
     #[arg(short, long, global = true, action = ArgAction::Count, help_heading = "Output")]
     pub verbose: u8,
 }
@@ -117,7 +117,7 @@ pub struct Compile {
     /// Stop after this pass
     #[arg(long, value_name = "PASS")]
     pub stop_after: Option<String>,
-    /// Write a Chrome trace of compilation and runs
+    /// Write a Chrome trace of the passes
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
     #[arg(long, hide = true)]

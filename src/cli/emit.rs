@@ -7,7 +7,6 @@ use super::report::{Failure, Reporter};
 use crate::ir::print::print_graph;
 use crate::kernel;
 use crate::model::Model;
-use crate::target::Kind;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -63,6 +62,7 @@ fn machine_text(
     model: &Model,
     kernels: &[kernel::ir::Kernel],
 ) -> Result<String, Failure> {
+    use crate::target::Kind;
     use crate::target::cpu::clif;
     let target = &model.options().target;
     if !matches!(target.row.kind, Kind::Cpu(_)) {
@@ -80,6 +80,5 @@ fn machine_text(
 
 #[cfg(not(feature = "cpu"))]
 fn machine_text(kind: &str, _: &Model, _: &[kernel::ir::Kernel]) -> Result<String, Failure> {
-    let _ = Kind::Reference;
     Err(Failure::usage(format!("this dlc was built without `{kind}` (feature `cpu`)")))
 }

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::str::FromStr;
 
+use serde_json::json;
+
 use super::args::{Compile, later};
 use super::report::{Failure, Reporter, reason};
 use crate::artifact::{dlm, map::map_file, model_file};
@@ -222,7 +224,8 @@ impl Loaded {
         })
         .map_err(|d| Diagnostics { sources: self.sources, list: d.list })?;
         dumped?;
-        if args.time_passes {
+        trace(args, &model)?;
+        if args.time_passes || reporter.verbose {
             for p in model.passes() {
                 let (before, after) = (p.nodes_before, p.nodes_after);
                 eprintln!(
@@ -261,4 +264,23 @@ pub fn model(
     reporter: &Reporter,
 ) -> Result<Model, Failure> {
     load(spec, args, missing)?.compile(args, reporter)
+}
+
+/// Writes what compiling took as a Chrome trace.
+fn trace(args: &Compile, model: &Model) -> Result<(), Failure> {
+    let Some(path) = &args.trace else { return Ok(()) };
+    let mut at = 0.0;
+    let mut events = vec![];
+    for p in model.passes() {
+        events.push(json!({
+            "name": p.pass, "cat": "pass", "ph": "X", "pid": 1, "tid": 1,
+            "ts": at, "dur": p.ms * 1e3,
+            "args": { "nodes_before": p.nodes_before, "nodes_after": p.nodes_after },
+        }));
+        at += p.ms * 1e3;
+    }
+    let text = serde_json::to_string(&json!({ "traceEvents": events }));
+    let text = text.expect("a JSON value is printable");
+    crate::base::atomic_file::write(path, text.as_bytes())
+        .map_err(|e| Failure::usage(format!("cannot write `{}`: {}", path.display(), reason(&e))))
 }

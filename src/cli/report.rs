@@ -71,6 +71,8 @@ pub struct Reporter {
     format: MessageFormat,
     color: bool,
     quiet: bool,
+    /// Times of passes, unasked.
+    pub verbose: bool,
 }
 
 impl Reporter {
@@ -83,7 +85,12 @@ impl Reporter {
                 std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
             }
         };
-        Reporter { format: global.message_format, color, quiet: global.quiet }
+        Reporter {
+            format: global.message_format,
+            color,
+            quiet: global.quiet,
+            verbose: global.verbose > 0,
+        }
     }
 
     pub fn failure(&self, failure: Failure) {

@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 use super::args::{Compile, Global, ModelArg, later, pair};
 use super::load::{self, Missing};
 use super::out;
-use super::report::{Failure, Reporter, reason};
+use super::report::{Failure, Reporter};
 use crate::base::{Bindings, DType, Tensor, TensorType};
 use crate::import::{show, value};
 use crate::ir::bind;
@@ -67,7 +67,6 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
         true => checked(&model, &inputs)?,
         false => model.run(&inputs)?,
     };
-    trace(args, &model)?;
     for (name, path) in &targets {
         let tensor = &outputs.iter().find(|(n, _)| n == name).expect("names are checked").1;
         value::save(Path::new(path), tensor)?;
@@ -241,23 +240,4 @@ fn checked(
             None => Ok(outputs),
         },
     }
-}
-
-/// Writes what compiling took as a Chrome trace.
-fn trace(args: &Args, model: &Model) -> Result<(), Failure> {
-    let Some(path) = &args.compile.trace else { return Ok(()) };
-    let mut at = 0.0;
-    let mut events = vec![];
-    for p in model.passes() {
-        events.push(json!({
-            "name": p.pass, "cat": "pass", "ph": "X", "pid": 1, "tid": 1,
-            "ts": at, "dur": p.ms * 1e3,
-            "args": { "nodes_before": p.nodes_before, "nodes_after": p.nodes_after },
-        }));
-        at += p.ms * 1e3;
-    }
-    let text = serde_json::to_string(&json!({ "traceEvents": events }));
-    let text = text.expect("a JSON value is printable");
-    crate::base::atomic_file::write(path, text.as_bytes())
-        .map_err(|e| Failure::usage(format!("cannot write `{}`: {}", path.display(), reason(&e))))
 }

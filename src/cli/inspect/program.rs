@@ -6,7 +6,6 @@ use serde_json::{Value as Json, json};
 
 use super::super::report::Failure;
 use crate::base::Bindings;
-use crate::ir::NodeId;
 use crate::model::Model;
 use crate::plan::Plan;
 use crate::schedule::program::{Place, Port, Program};
@@ -217,6 +216,5 @@ pub fn kernels(model: &Model) -> Result<Json, Failure> {
 
 pub fn kernels_text(model: &Model) -> Result<String, Failure> {
     let plan = plan(model)?;
-    let _ = NodeId(0);
     Ok(plan.program.kernels.iter().map(crate::kernel::print::print_kernel).collect())
 }
