@@ -5,6 +5,8 @@
 //! after a syntax error, and gives `fmt` the tokens and comments of a file. It accepts any text:
 //! what is not a token comes out as [`Kind::Unknown`].
 
+use std::ops::Range;
+
 use crate::base::diag::Diagnostic;
 use crate::base::source::{FileId, Span};
 
@@ -159,15 +161,15 @@ pub struct Outline {
 const ITEM_WORDS: [&str; 8] =
     ["model", "block", "import", "weights", "train", "dim", "const", "graph"];
 
-/// Counts brackets and notes the places that the parser asks for.
+/// Counts the brackets of a part of the text and notes the places that the parser asks for.
 ///
 /// # Errors
 /// One diagnostic where brackets nest deeper than [`MAX_DEPTH`].
-pub fn outline(file: FileId, text: &str) -> Result<Outline, Box<Diagnostic>> {
+pub fn outline(file: FileId, text: &str, range: Range<usize>) -> Result<Outline, Box<Diagnostic>> {
     let mut open: Vec<Token> = vec![];
     let mut unclosed = vec![];
     let (mut ends, mut items) = (vec![], vec![]);
-    for token in Lexer::new(text) {
+    for token in Lexer::from(&text[..range.end], range.start) {
         match token.kind {
             Kind::Comment => continue,
             Kind::Open => {
@@ -252,9 +254,10 @@ mod tests {
     #[test]
     fn depth_is_refused_without_recursion() {
         let deep = "(".repeat(1 << 20);
-        let error = outline(FileId(0), &deep).unwrap_err();
+        let error = outline(FileId(0), &deep, 0..deep.len()).unwrap_err();
         assert_eq!(error.code, codes::TOO_DEEP);
         assert_eq!(error.span.unwrap().start as usize, MAX_DEPTH);
-        assert!(outline(FileId(0), &"([]) ".repeat(10_000)).is_ok());
+        let wide = "([]) ".repeat(10_000);
+        assert!(outline(FileId(0), &wide, 0..wide.len()).is_ok());
     }
 }

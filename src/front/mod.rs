@@ -14,6 +14,7 @@ mod lex;
 mod lower;
 pub mod parse;
 mod project;
+mod standard;
 
 use crate::base::TensorType;
 use crate::base::codes;
@@ -142,7 +143,7 @@ impl Module {
             let mut diags = vec![];
             let info = self.pick(model, &mut diags).map(|found| match (&self.content, found) {
                 (Content::Source(p), item) => {
-                    let name = p.callable(ROOT, item).name.text.clone();
+                    let name = p.callable(ROOT, item).0.name.text.clone();
                     let (inputs, dims) = lower::signature(p, ROOT, item, &mut diags);
                     ModelInfo {
                         weights: p.weights(ROOT, &name).map(|w| w.file.clone()),

@@ -1,12 +1,14 @@
 //! A file with everything that it imports, and the names that each file declares.
 //!
-//! Unit 0 is the standard library, unit 1 the file that was asked for. Imports are followed by a
+//! Unit 0 is the standard library, whose blocks have trees of their own; unit 1 is the file that was
+//! asked for. Imports are followed by a
 //! work list; circles and names declared twice are errors.
 
 use std::collections::BTreeMap;
 
 use super::ast::{Ast, Callable, ConstDecl, DimDecl, Item, Name, Train, Weights};
 use super::parse::parse;
+use super::standard::{self, Standard};
 use crate::base::codes;
 use crate::base::diag::{Diagnostic, did_you_mean};
 use crate::base::source::{FileId, SourceMap, Span};
@@ -22,14 +24,6 @@ pub(crate) const ROOT: UnitId = UnitId(1);
 
 /// At most so many files take part.
 const MAX_UNITS: usize = 256;
-
-/// The standard library, in the order of its files.
-const STD_TEXT: &str = concat!(
-    include_str!("std/layers.dl"),
-    include_str!("std/blocks.dl"),
-    include_str!("std/losses.dl"),
-    include_str!("std/optimizers.dl"),
-);
 
 /// What a name of a file stands for; the number is the item's place in the tree.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,6 +47,7 @@ pub(crate) struct Unit {
 pub(crate) struct Project {
     pub sources: SourceMap,
     pub units: Vec<Unit>,
+    standard: Standard,
 }
 
 impl Project {
@@ -63,8 +58,11 @@ impl Project {
         resolver: Resolver<'_>,
         diags: &mut Vec<Diagnostic>,
     ) -> Project {
-        let mut project = Project { sources: SourceMap::default(), units: vec![] };
-        project.add("<standard library>", STD_TEXT, diags);
+        let mut sources = SourceMap::default();
+        let file = sources.add("<standard library>", standard::TEXT);
+        let (standard, names) = Standard::new(file);
+        let units = vec![Unit { ast: Ast::new(file), names }];
+        let mut project = Project { sources, units, standard };
         project.add(name, text, diags);
         let mut paths = BTreeMap::from([(normalize(name), ROOT)]);
         let mut edges: Vec<(UnitId, UnitId, Span)> = vec![];
@@ -190,9 +188,14 @@ impl Project {
         })
     }
 
-    pub fn callable(&self, unit: UnitId, item: usize) -> &Callable {
-        match &self.unit(unit).ast.items[item] {
-            Item::Model(c) | Item::Block(c) => c,
+    /// A block or model, and the tree that it is part of.
+    pub fn callable(&self, unit: UnitId, item: usize) -> (&Callable, &Ast) {
+        let (ast, item) = match unit {
+            STD => (self.standard.block(item), 0),
+            _ => (&self.unit(unit).ast, item),
+        };
+        match &ast.items[item] {
+            Item::Model(c) | Item::Block(c) => (c, ast),
             other => unreachable!("a declaration points at its item: {other:?}"),
         }
     }

@@ -46,7 +46,7 @@ pub(crate) fn parse_core(
     node_limit: usize,
     diags: &mut Vec<Diagnostic>,
 ) -> Vec<Graph> {
-    let outline = match lex::outline(file, text) {
+    let outline = match lex::outline(file, text, 0..text.len()) {
         Ok(o) => o,
         Err(d) => {
             diags.push(*d);

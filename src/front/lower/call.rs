@@ -33,7 +33,7 @@ impl<'p> Lowerer<'p> {
             Val::Callee(Callee::Function(f)) => self.call_function(*f, &args, applied, span),
             Val::Callee(c @ (Callee::Block(unit, item) | Callee::Model(unit, item))) => {
                 let is_model = matches!(c, Callee::Model(..));
-                let name = &self.project.callable(*unit, *item).name.text;
+                let name = &self.project.callable(*unit, *item).0.name.text;
                 let owner = self.owner();
                 let (parent, repeats) = (self.frames[owner].scope, self.frames[owner].repeats);
                 let naming = applied.naming.as_ref();
@@ -145,7 +145,7 @@ impl<'p> Lowerer<'p> {
         frozen: bool,
         span: Span,
     ) -> Val {
-        let callable = self.project.callable(unit, item);
+        let (callable, ast) = self.project.callable(unit, item);
         let name = &callable.name.text;
         let same = |f: &Frame| f.unit == unit && f.name == *name && f.outer.is_none();
         if self.frames.iter().any(same) {
@@ -182,6 +182,7 @@ impl<'p> Lowerer<'p> {
         let frozen = self.frames[caller].frozen || frozen;
         self.frames.push(Frame {
             unit,
+            ast,
             name: name.clone(),
             outer: None,
             vars: BTreeMap::new(),

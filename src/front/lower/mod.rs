@@ -29,7 +29,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::ast::{Callable, ExprId, Item};
+use super::ast::{Ast, Callable, Expr, ExprId, Item};
 use super::project::{Decl, Project, STD, UnitId};
 use crate::base::diag::{Diagnostic, Severity};
 use crate::base::source::Span;
@@ -126,7 +126,7 @@ pub(crate) fn signature(
 ) -> (Vec<(String, TensorType)>, Vec<DimDecl>) {
     let mode = Mode { training: false, limits: Limits::default() };
     let mut lowerer = Lowerer::new(project, mode);
-    lowerer.open_model(unit, project.callable(unit, item));
+    lowerer.open_model(unit, item);
     diags.append(&mut lowerer.diags);
     let graph = &lowerer.regions[0].graph;
     let input = |id: &NodeId| {
@@ -174,7 +174,7 @@ fn check(
     diags.append(&mut lowerer.diags);
     called.append(&mut lowerer.called);
     let sound = diags[before..].iter().all(|d| d.severity != Severity::Error);
-    let name = &project.callable(unit, item).name.text;
+    let name = &project.callable(unit, item).0.name.text;
     if let Some(train) = project.train(unit, name).filter(|_| sound) {
         let mut lowerer = Lowerer::new(project, Mode { training: true, limits });
         lowerer.check_train(unit, item, train);
@@ -199,8 +199,10 @@ pub(crate) fn check_constants(project: &Project, unit: UnitId, diags: &mut Vec<D
 }
 
 /// One call of a block or model, or the body of a region.
-struct Frame {
+struct Frame<'p> {
     unit: UnitId,
+    /// What the expressions of the call are nodes of.
+    ast: &'p Ast,
     /// For messages.
     name: String,
     /// Set for the body of a region: the frame around it, whose names it sees.
@@ -268,7 +270,7 @@ struct Lowerer<'p> {
     mode: Mode,
     diags: Vec<Diagnostic>,
     seen: BTreeSet<(&'static str, Option<Span>)>,
-    frames: Vec<Frame>,
+    frames: Vec<Frame<'p>>,
     scopes: Scopes,
     layers: Vec<Layer>,
     regions: Vec<RegionFrame>,
@@ -324,8 +326,7 @@ impl<'p> Lowerer<'p> {
 
     /// The whole model: inputs, body, outputs, states.
     fn model(&mut self, unit: UnitId, item: usize) -> Option<Graph> {
-        let callable = self.project.callable(unit, item);
-        self.open_model(unit, callable);
+        let callable = self.open_model(unit, item);
         let values = self.callable_body(callable);
         if let Some(values) = values {
             self.outputs(callable, values);
@@ -340,10 +341,12 @@ impl<'p> Lowerer<'p> {
     }
 
     /// A frame with the model's inputs as tensors of the top graph.
-    fn open_model(&mut self, unit: UnitId, callable: &'p Callable) {
+    fn open_model(&mut self, unit: UnitId, item: usize) -> &'p Callable {
+        let (callable, ast) = self.project.callable(unit, item);
         self.regions[0].graph.name = callable.name.text.as_str().into();
         let frame = Frame {
             unit,
+            ast,
             name: callable.name.text.clone(),
             outer: None,
             vars: BTreeMap::new(),
@@ -379,6 +382,7 @@ impl<'p> Lowerer<'p> {
             self.frame().vars.insert(p.name.text.clone(), value);
         }
         self.declare_dims(unit, &used);
+        callable
     }
 
     fn input(&mut self, name: &str, ty: TensorType, span: Span) -> Val {
@@ -412,11 +416,11 @@ impl<'p> Lowerer<'p> {
 
     // ---- frames, places, messages ---------------------------------------------------------------
 
-    fn frame(&mut self) -> &mut Frame {
+    fn frame(&mut self) -> &mut Frame<'p> {
         self.frames.last_mut().expect("a frame is open while expressions are evaluated")
     }
 
-    fn top(&self) -> &Frame {
+    fn top(&self) -> &Frame<'p> {
         self.frames.last().expect("a frame is open while expressions are evaluated")
     }
 
@@ -429,12 +433,8 @@ impl<'p> Lowerer<'p> {
         i
     }
 
-    fn ast(&self) -> &'p super::ast::Ast {
-        &self.project.unit(self.top().unit).ast
-    }
-
-    fn expr(&self, id: ExprId) -> &'p super::ast::Expr {
-        self.ast().expr(id)
+    fn expr(&self, id: ExprId) -> &'p Expr {
+        self.top().ast.expr(id)
     }
 
     /// Where a message about `span` points: out of the standard library, to the call.

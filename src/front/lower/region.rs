@@ -376,6 +376,7 @@ impl<'p> Lowerer<'p> {
         let parent = self.top();
         let frame = Frame {
             unit: parent.unit,
+            ast: parent.ast,
             name: parent.name.clone(),
             outer: Some(outer),
             vars,

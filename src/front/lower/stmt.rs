@@ -351,9 +351,10 @@ impl<'p> Lowerer<'p> {
     }
 
     /// A frame without names of its own: for constants, bounds and declared types.
-    pub(super) fn constant_frame(&self, unit: super::UnitId) -> super::Frame {
+    pub(super) fn constant_frame(&self, unit: super::UnitId) -> super::Frame<'p> {
         super::Frame {
             unit,
+            ast: &self.project.unit(unit).ast,
             name: "a constant".into(),
             outer: None,
             vars: Default::default(),

@@ -35,8 +35,7 @@ const SETTINGS: [&str; 13] = [
 
 impl<'p> Lowerer<'p> {
     pub(super) fn check_train(&mut self, unit: UnitId, item: usize, train: &'p Train) {
-        let callable = self.project.callable(unit, item);
-        self.open_model(unit, callable);
+        let callable = self.open_model(unit, item);
         let Some(values) = self.callable_body(callable) else { return };
         for (name, v, _) in values {
             if let Some(name) = name {

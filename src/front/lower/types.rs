@@ -199,9 +199,11 @@ impl Lowerer<'_> {
         bound: &mut BTreeMap<String, Val>,
         span: Span,
     ) -> bool {
+        // The callee's: its frame has just been opened.
+        let ast = self.top().ast;
         let rank_fits = ty.dims.len() == given.rank();
         for (id, extent) in ty.dims.iter().zip(given.shape.dims()) {
-            if let ExprKind::Name(name) = &self.project.unit(unit).ast.expr(*id).kind {
+            if let ExprKind::Name(name) = &ast.expr(*id).kind {
                 let known = self.project.unit(unit).names.get(name);
                 if matches!(known, None | Some(Decl::Dim(_))) && rank_fits {
                     bound.entry(name.clone()).or_insert_with(|| Val::dim(extent.clone()));
@@ -209,6 +211,7 @@ impl Lowerer<'_> {
             }
         }
         let mut frame = self.constant_frame(unit);
+        frame.ast = ast;
         frame.vars = bound.clone();
         self.frames.push(frame);
         let declared = self.type_of(ty);

@@ -9,6 +9,8 @@ mod expr;
 mod item;
 mod literal;
 
+use std::ops::Range;
+
 use pest::Parser;
 use pest::iterators::Pair;
 
@@ -34,14 +36,25 @@ const MAX_ERRORS: usize = 25;
 
 /// Parses a file in source form. Errors go to `diags`; the tree holds the items that are sound.
 pub fn parse(file: FileId, text: &str, diags: &mut Vec<Diagnostic>) -> Ast {
-    let mut builder = match Builder::new(file, text) {
+    parse_range(file, text, 0..text.len(), diags)
+}
+
+/// Parses the items that stand in a part of a file; places count from the start of the file.
+pub(super) fn parse_range(
+    file: FileId,
+    text: &str,
+    range: Range<usize>,
+    diags: &mut Vec<Diagnostic>,
+) -> Ast {
+    let text = &text[..range.end];
+    let mut builder = match Builder::new(file, text, range.start) {
         Ok(b) => b,
         Err(d) => {
             diags.push(*d);
             return Ast::new(file);
         }
     };
-    let mut at = 0;
+    let mut at = range.start;
     let mut errors = 0;
     while let Some(next) = Lexer::from(text, at).find(|t| t.kind != lex::Kind::Comment) {
         match Grammar::parse(Rule::item_at, &text[next.start..]) {
@@ -82,12 +95,12 @@ struct Builder<'t> {
 }
 
 impl<'t> Builder<'t> {
-    fn new(file: FileId, text: &'t str) -> Result<Builder<'t>, Box<Diagnostic>> {
+    fn new(file: FileId, text: &'t str, start: usize) -> Result<Builder<'t>, Box<Diagnostic>> {
         if text.len() > MAX_BYTES {
             let message = format!("the text is longer than {MAX_BYTES} bytes");
             return Err(Box::new(Diagnostic::error(codes::TOO_LARGE, None, message)));
         }
-        let outline = lex::outline(file, text)?;
+        let outline = lex::outline(file, text, start..text.len())?;
         Ok(Builder { file, text, base: 0, outline, ast: Ast::new(file), diags: vec![] })
     }
 
