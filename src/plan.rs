@@ -111,8 +111,10 @@ const SMALL: u64 = 100_000;
 #[cfg(feature = "cpu")]
 fn clif_options(program: &Program, threads: usize) -> crate::target::cpu::clif::Options {
     use crate::target::cpu::clif::{Effort, Options};
-    let flops: u64 = program.launches.iter().map(|l| l.flops).sum();
-    Options { effort: if flops < SMALL { Effort::Compile } else { Effort::Speed }, threads }
+    Options {
+        effort: if program.flops() < SMALL { Effort::Compile } else { Effort::Speed },
+        threads,
+    }
 }
 
 /// The values of a graph's parameters in the order of its signature.

@@ -248,6 +248,17 @@ fn json_documents_have_their_keys() {
             "gflops",
         ],
     );
+    let gru = "dlc bench examples/gru/gru.dl --set batch=2 --set seq=5 --duration 0.02 --warmup 0";
+    let profile = json(&dir, &format!("{gru} --profile --json"));
+    let launches = profile["launches"].as_array().unwrap();
+    let sum = |key: &str| launches.iter().map(|l| l[key].as_f64().unwrap()).sum::<f64>();
+    assert!((sum("share") - 1.0).abs() < 1e-9);
+    // Launches inside the loop over five steps count five times, in both.
+    assert!(launches.iter().any(|l| l["times"] == 5));
+    assert_eq!(sum("flops"), profile["flops"].as_f64().unwrap());
+    for l in launches {
+        has(l, &["id", "kernel", "generator", "ops", "us", "bytes", "gflops", "gbytes"]);
+    }
     let run = json(&dir, "dlc run examples/expr/expr.dl --json -i a=1 -i b=2 -i c=3 -i d=1");
     assert_eq!(run["outputs"]["z"]["data"][0], 6.0);
     assert_eq!(run["outputs"]["z"]["dtype"], "f32");

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::args::{Compile, Global, ModelArg};
 use super::load::{self, Missing};
 use super::report::{Failure, Reporter};
-use super::{out, run};
+use super::{out, profile, run};
 use crate::base::{Bindings, Tensor};
 use crate::model::{Diagnostics, Model};
 use crate::session::Session;
@@ -64,7 +64,7 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
     times.sort_by(f64::total_cmp);
     let at = |q: f64| times[((times.len() - 1) as f64 * q).round() as usize];
     let program = &plan.program;
-    let flops: u64 = program.launches.iter().map(|l| l.flops).sum();
+    let flops = program.flops();
     let weights: usize = model.weights().tensors.values().map(|t| t.bytes().len()).sum();
     let mut result = json!({
         "median_us": at(0.5),
@@ -80,8 +80,11 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
         "flops": flops,
         "gflops": flops as f64 / at(0.5) / 1e3,
     });
+    let mut profiled = String::new();
     if args.profile {
-        result["launches"] = profile(&plan.program, &mut session)?.into();
+        let launches = profile::launches(&plan.program, &mut session, args.duration);
+        result["launches"] = launches.iter().map(profile::Row::json).collect();
+        profiled = profile::text(launches);
     }
     if global.json {
         return out::json(&result);
@@ -99,17 +102,7 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
         program.arena_bytes,
         peak_rss(),
     );
-    for l in result["launches"].as_array().into_iter().flatten() {
-        let ops: Vec<&str> =
-            l["ops"].as_array().into_iter().flatten().filter_map(|o| o.as_str()).collect();
-        text.push_str(&format!(
-            "{:>10.2} µs {:>8.2} GFLOP/s {:>8.2} GB/s  {}\n",
-            l["us"].as_f64().unwrap_or(0.0),
-            l["gflops"].as_f64().unwrap_or(0.0),
-            l["gbytes"].as_f64().unwrap_or(0.0),
-            ops.join(" "),
-        ));
-    }
+    text.push_str(&profiled);
     out::text(&text)
 }
 
@@ -137,47 +130,6 @@ fn time(session: &mut Session) -> Result<f64, Diagnostics> {
         session.run()?;
     }
     Ok(start.elapsed().as_secs_f64() * 1e4)
-}
-
-/// Median time of each launch, with what it computes.
-#[cfg(feature = "cpu")]
-fn profile(
-    program: &crate::schedule::program::Program,
-    session: &mut Session,
-) -> Result<Vec<serde_json::Value>, Failure> {
-    let Some(cpu) = session.cpu() else { return Ok(vec![]) };
-    let mut all: Vec<Vec<f64>> = vec![vec![]; program.launches.len()];
-    let mut times = vec![];
-    for _ in 0..30 {
-        times.clear();
-        cpu.run_timed(&mut times);
-        let mut sums: BTreeMap<u32, f64> = BTreeMap::new();
-        for (id, t) in &times {
-            *sums.entry(id.0).or_default() += t.as_secs_f64() * 1e6;
-        }
-        for (id, us) in sums {
-            all[id as usize].push(us);
-        }
-    }
-    let row = |(i, l): (usize, &crate::schedule::program::Launch)| {
-        let mut t = all[i].clone();
-        t.sort_by(f64::total_cmp);
-        let us = t.get(t.len() / 2).copied().unwrap_or(0.0);
-        let rate = |n: u64| if us > 0.0 { n as f64 / us / 1e3 } else { 0.0 };
-        json!({
-            "id": i, "ops": l.ops, "generator": l.generator, "us": us, "flops": l.flops,
-            "bytes": l.bytes, "gflops": rate(l.flops), "gbytes": rate(l.bytes),
-        })
-    };
-    Ok(program.launches.iter().enumerate().map(row).collect())
-}
-
-#[cfg(not(feature = "cpu"))]
-fn profile(
-    _: &crate::schedule::program::Program,
-    _: &mut Session,
-) -> Result<Vec<serde_json::Value>, Failure> {
-    Ok(vec![])
 }
 
 /// The name of the first buffer, in the order of launches, that holds a value that is not finite.

@@ -17,6 +17,7 @@ mod later;
 mod load;
 mod ops;
 mod out;
+mod profile;
 mod report;
 mod run;
 mod schema;

@@ -66,6 +66,24 @@ fn tensor() -> Json {
     object(&[("dtype", text()), ("shape", list(int())), ("data", list(json!({})))])
 }
 
+/// `launches` is there with `--profile` only.
+fn bench(mut always: Json) -> Json {
+    always["properties"]["launches"] = list(object(&[
+        ("id", int()),
+        ("kernel", text()),
+        ("generator", text()),
+        ("ops", list(text())),
+        ("times", int()),
+        ("us", number()),
+        ("share", number()),
+        ("flops", int()),
+        ("bytes", int()),
+        ("gflops", number()),
+        ("gbytes", number()),
+    ]));
+    always
+}
+
 fn schema(name: &str) -> Option<Json> {
     let dims = json!({ "type": "array", "items": { "type": ["integer", "string"] } });
     let port = object(&[("name", text()), ("dtype", text()), ("shape", dims.clone())]);
@@ -89,7 +107,7 @@ fn schema(name: &str) -> Option<Json> {
         "run" => {
             object(&[("outputs", json!({ "type": "object", "additionalProperties": tensor() }))])
         }
-        "bench" => object(&[
+        "bench" => bench(object(&[
             ("median_us", number()),
             ("min_us", number()),
             ("p90_us", number()),
@@ -102,7 +120,7 @@ fn schema(name: &str) -> Option<Json> {
             ("peak_rss_bytes", int()),
             ("flops", int()),
             ("gflops", number()),
-        ]),
+        ])),
         "explain" => object(&[
             ("code", text()),
             ("title", text()),

@@ -173,4 +173,18 @@ impl Program {
     pub fn kernel(&self, id: KernelId) -> &Kernel {
         &self.kernels[id.0 as usize]
     }
+
+    /// FLOP of a run: repeats as often as they run, of a branch the side that computes more.
+    pub fn flops(&self) -> u64 {
+        self.flops_of(&self.body)
+    }
+
+    fn flops_of(&self, block: &Block) -> u64 {
+        let of = |step: &Step| match step {
+            Step::Launch(id) => self.launch(*id).flops,
+            Step::Repeat { times, body } => self.flops_of(body).saturating_mul(*times),
+            Step::Branch { then, els, .. } => self.flops_of(then).max(self.flops_of(els)),
+        };
+        block.waves.iter().flatten().fold(0, |sum, step| sum.saturating_add(of(step)))
+    }
 }
