@@ -15,7 +15,7 @@ pub fn find(f: &Find, node: &Node) -> Option<Raised> {
 }
 
 fn raised(rule: &'static str, name: &'static str, x: Value) -> Option<Raised> {
-    Some(Raised { rule, name, operands: vec![x], attrs: vec![] })
+    Some(Raised { rule, name, operands: vec![x], permuted: None, attrs: vec![] })
 }
 
 /// `number · x · gate`.
@@ -55,6 +55,7 @@ fn gated(f: &Find, number: f64, x: Value, gate: Value) -> Option<Raised> {
         rule: "x * (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2 = gelu(x, tanh)",
         name: "gelu",
         operands: vec![x],
+        permuted: None,
         attrs: vec![("approximate", Attr::Str("tanh".into()))],
     })
 }

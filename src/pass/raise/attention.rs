@@ -23,8 +23,8 @@ pub fn find(f: &Find, node: &Node) -> Option<Raised> {
     let [product] = factors[..] else { return None };
     let matmul = f.op(product, "matmul").filter(|m| !m.op.bool("transpose_a"))?;
     let [q, k] = *matmul.operands() else { return None };
-    let k = match matmul.op.bool("transpose_b") {
-        true => k,
+    let (k, permuted) = match matmul.op.bool("transpose_b") {
+        true => (k, None),
         false => transposed(f, k)?,
     };
     // The scale may stand before the product.
@@ -40,6 +40,7 @@ pub fn find(f: &Find, node: &Node) -> Option<Raised> {
         rule: "softmax(q · kᵀ · scale + mask) · v = attention(q, k, v, mask)",
         name: "attention",
         operands,
+        permuted: permuted.map(|perm| (1, perm)),
         attrs,
     })
 }
@@ -65,12 +66,14 @@ fn unmasked(f: &Find, scores: Value) -> (Value, Option<Value>) {
     (scores, None)
 }
 
-/// The operand of a transposition of the last two axes.
-fn transposed(f: &Find, v: Value) -> Option<Value> {
+/// What `v` is the transpose of, over the last two axes: a value, and the permutation that is left
+/// where `v` permutes other axes too (`transpose(x, [0, 2, 3, 1])` is kᵀ of
+/// `transpose(x, [0, 2, 1, 3])`).
+fn transposed(f: &Find, v: Value) -> Option<(Value, Option<Vec<i64>>)> {
     let node = f.node(v);
-    let Class::View(View::Transpose(perm)) = class_of(f.graph, node) else { return None };
+    let Class::View(View::Transpose(mut perm)) = class_of(f.graph, node) else { return None };
     let rank = perm.len();
-    let mut last_two: Vec<usize> = (0..rank).collect();
-    last_two.swap(rank.checked_sub(2)?, rank - 1);
-    (perm == last_two).then(|| node.operands()[0])
+    perm.swap(rank.checked_sub(2)?, rank - 1);
+    let left = perm.iter().enumerate().any(|(i, p)| i != *p);
+    Some((node.operands()[0], left.then(|| perm.iter().map(|p| *p as i64).collect())))
 }

@@ -22,6 +22,8 @@ struct Raised {
     rule: &'static str,
     name: &'static str,
     operands: Vec<Value>,
+    /// The operand of this number is permuted first.
+    permuted: Option<(usize, Vec<i64>)>,
     attrs: Vec<(&'static str, Attr)>,
 }
 
@@ -68,16 +70,30 @@ pub fn run(graph: &mut Graph, cx: &mut PassCtx) -> Result<(), OpError> {
 
 /// Adds what was found, if its row takes it and gives the type that was there.
 fn build(graph: &mut Graph, node: &Node, raised: Raised, cx: &mut PassCtx) -> Option<Value> {
-    let Raised { rule, name, operands, attrs } = raised;
+    let Raised { rule, name, mut operands, permuted, attrs } = raised;
     let mut trial = Graph::new("trial");
     let mut b = Builder::new(&mut trial);
-    let inputs: Vec<Value> = (operands.iter().enumerate())
+    let mut inputs: Vec<Value> = (operands.iter().enumerate())
         .map(|(i, v)| b.input(&i.to_string(), graph.ty(*v).clone()))
         .collect();
+    permute(&mut b, &mut inputs, &permuted)?;
     let v = b.op(name, &inputs, &attrs).ok()?;
     if *b.ty(v) != node.results[0] || !cx.allow_inexact(rule) {
         return None;
     }
     let mut b = Builder { graph, loc: node.loc.clone() };
+    permute(&mut b, &mut operands, &permuted)?;
     b.op(name, &operands, &attrs).ok()
+}
+
+fn permute(
+    b: &mut Builder,
+    operands: &mut [Value],
+    permuted: &Option<(usize, Vec<i64>)>,
+) -> Option<()> {
+    if let Some((i, perm)) = permuted {
+        let perm = vec![("perm", Attr::Ints(perm.clone()))];
+        operands[*i] = b.op("transpose", &[operands[*i]], &perm).ok()?;
+    }
+    Some(())
 }

@@ -28,7 +28,7 @@ pub fn softmax(f: &Find, node: &Node) -> Option<Raised> {
     };
     let [axis] = axes[..] else { return None };
     let attrs = vec![("axis", Attr::Int(axis as i64))];
-    Some(Raised { rule, name, operands: vec![x], attrs })
+    Some(Raised { rule, name, operands: vec![x], permuted: None, attrs })
 }
 
 /// `x` of `x − max x`; the value itself where it is not such a difference.
@@ -50,7 +50,13 @@ pub fn normalization(f: &Find, node: &Node) -> Option<Raised> {
     let make = |rule, name, x: Value, axes: &[usize]| {
         let attrs = vec![("eps", Attr::Float(eps)), ("axis", Attr::Int(axes[0] as i64))];
         let rank = f.dims(x).len();
-        trailing(axes, rank).then(|| Raised { rule, name, operands: vec![x], attrs })
+        trailing(axes, rank).then(|| Raised {
+            rule,
+            name,
+            operands: vec![x],
+            permuted: None,
+            attrs,
+        })
     };
     // The centre, if the deviation is one from the mean.
     let centred = f.binary(d, ScalarFn::Sub).and_then(|[x, m]| {
@@ -128,6 +134,7 @@ pub fn with_weights(f: &Find, node: &Node) -> Option<Raised> {
             rule: "norm(x) * w + b = norm(x, w, b)",
             name,
             operands: [norm.operands(), &[w]].concat(),
+            permuted: None,
             attrs: attrs.map(|(spec, a)| (spec.name, a.clone())).collect(),
         })
     })
