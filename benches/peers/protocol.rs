@@ -4,7 +4,8 @@
 //! - `{"do": "load", "model": FOLDER, "threads": N, "outputs": PREFIX}`: reads the model, runs it
 //!   once, writes output I to `PREFIX_I.bin` as f32. Answer: `load_s` (until it can be called),
 //!   `first_s` (until the first result), both from the model's files on; `base_rss`, `version`.
-//! - `{"do": "measure", "seconds": S}`: calls it for S seconds. Answer: `median_us`, `min_us`.
+//! - `{"do": "measure", "seconds": S}`: calls it for S seconds. Answer: `median_us`, `min_us`,
+//!   `calls`.
 //! - `{"do": "quit"}`. Answer: `peak_rss`.
 
 use std::error::Error;
@@ -99,7 +100,8 @@ fn measure(ready: &mut impl Ready, seconds: f64) -> Value {
         times.push(t.elapsed().as_secs_f64() * 1e6 / group as f64);
     }
     times.sort_by(f64::total_cmp);
-    json!({ "median_us": times[times.len() / 2], "min_us": times[0] })
+    let calls = times.len() * group + 1;
+    json!({ "median_us": times[times.len() / 2], "min_us": times[0], "calls": calls })
 }
 
 /// The inputs that `models.py` wrote: C-contiguous f32 in NumPy's format, version 1.

@@ -62,12 +62,24 @@ def ratio(run):
     return statistics.median(p / d for p, d in zip(run["peers"][name]["medians"], dlc["medians"]))
 
 
-def ratio_of_minima(run):
-    """Of the shortest times that were seen: steadier where other processes disturb."""
-    shortest = lambda row: min(row["minima"], default=None)
-    _, best = best_peer(run, shortest)
-    dlc = run["peers"].get("dlc", {})
-    return best / shortest(dlc) if best and dlc.get("right") else None
+def ratio_of(value):
+    """The same of another figure of each peer."""
+
+    def of(run):
+        _, best = best_peer(run, value)
+        dlc = run["peers"].get("dlc", {})
+        return best / value(dlc) if best and dlc.get("right") and value(dlc) else None
+
+    return of
+
+
+# Steadier where other processes disturb: the shortest times seen, and the time on the CPU (for one thread, that is
+# what a run would take alone).
+RATIOS = {
+    "best ÷ dlc": ratio,
+    "of minima": ratio_of(lambda row: min(row["minima"], default=None)),
+    "of CPU time": ratio_of(lambda row: statistics.median(row["cpu_us"]) if row["cpu_us"] else None),
+}
 
 
 def time_text(us):
@@ -98,6 +110,8 @@ def table(head, rows):
 def latency(result, threads):
     runs = [r for r in result["runs"] if r["threads"] == threads]
     peers = list(dict.fromkeys(p for r in runs for p in r["peers"] if p != "dlc"))
+    # With several threads the time on the CPU is mostly waiting.
+    ratios = {k: of for k, of in RATIOS.items() if threads == 1 or k != "of CPU time"}
     rows = []
     for run in runs:
         name, _ = best_peer(run, median)
@@ -107,11 +121,11 @@ def latency(result, threads):
             text = time_text(median(row)) if row.get("right") or not row.get("medians") else "wrong"
             cells.append(f"**{text}**" if p == name else text)
         mark = "*" if run["others"] > 0.2 else ""
-        rows.append([run["model"] + mark, *cells, name or "–", factor(ratio(run)), factor(ratio_of_minima(run))])
-    means = [factor(geometric_mean(map(of, runs))) for of in (ratio, ratio_of_minima)]
+        rows.append([run["model"] + mark, *cells, name or "–", *(factor(of(run)) for of in ratios.values())])
+    means = [factor(geometric_mean(map(of, runs))) for of in ratios.values()]
     rows.append(["geometric mean", *[""] * (len(peers) + 1), "", *means])
     title = f"## Time of one run, µs, {threads} thread{'s' if threads > 1 else ''}"
-    return [title, "", *table(["model", "dlc", *peers, "best peer", "best ÷ dlc", "of minima"], rows)]
+    return [title, "", *table(["model", "dlc", *peers, "best peer", *ratios], rows)]
 
 
 def other_quantity(result, title, value, show):
@@ -163,7 +177,7 @@ def header(result):
     lines += [f"Left out: {name} ({why})." for name, why in result["missing"].items()]
     lines += [
         f"Medians of {result['rounds']} rounds of {result['seconds']} s, in turn. Ratios are medians over rounds, beside them "
-        "the ratio of the shortest times; above 1 dlc is faster. Bold: the best peer. *: other processes used more than a fifth of a core meanwhile.",
+        "that of the shortest times and of the time on the CPU; above 1 dlc is faster. Bold: the best peer. *: other processes used more than a fifth of a core meanwhile.",
         "",
     ]
     if result["skipped"]:

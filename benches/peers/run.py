@@ -191,7 +191,7 @@ def measure(args, peers, name, threads):
             rows[peer] = worker.ask(180, do="load", model=folder, threads=threads, outputs=prefix)
             results[peer] = outputs(prefix, facts)
             worker.ask(60, do="measure", seconds=args.seconds)
-            rows[peer] |= {"medians": [], "minima": []}
+            rows[peer] |= {"medians": [], "minima": [], "cpu_us": []}
         except Failed as e:
             drop(workers, rows, peer, e)
     busy, own, start = busy_seconds(), own_seconds(workers), time.monotonic()
@@ -200,9 +200,12 @@ def measure(args, peers, name, threads):
         order = list(workers)
         for peer in order[turn % max(len(order), 1):] + order[:turn % max(len(order), 1)]:
             try:
+                used = workers[peer].cpu_seconds()
                 times = workers[peer].ask(60, do="measure", seconds=args.seconds)
+                used = workers[peer].cpu_seconds() - used
                 rows[peer]["medians"].append(times["median_us"])
                 rows[peer]["minima"].append(times["min_us"])
+                rows[peer]["cpu_us"].append(used * 1e6 / times["calls"])
             except Failed as e:
                 drop(workers, rows, peer, e)
     others = (busy_seconds() - busy - own_seconds(workers) + own) / max(time.monotonic() - start, 1e-3)

@@ -4,6 +4,7 @@ A worker answers the requests that `protocol.rs` describes. Between its turns it
 pool of threads that spins while it waits takes a core from whoever is measured. Only processes started here are
 ever signalled, by their numbers.
 """
+import glob
 import json
 import os
 import select
@@ -63,12 +64,15 @@ class Worker:
 
     def cpu_seconds(self):
         """Of all its threads, so far."""
-        try:
-            with open(f"/proc/{self.pid}/stat") as f:
-                fields = f.read().rsplit(")", 1)[1].split()
-        except OSError:
-            return 0.0
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        total = 0
+        for path in glob.glob(f"/proc/{self.pid}/task/*/schedstat"):
+            try:
+                with open(path) as f:
+                    total += int(f.read().split()[0])
+            except OSError:
+                # The thread has just ended.
+                continue
+        return total / 1e9
 
     def end(self):
         try:
