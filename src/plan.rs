@@ -96,8 +96,8 @@ impl Plan {
             return Ok(e.clone());
         }
         let program = self.ready(weights)?;
-        let clif = clif_options(&program, options.threads);
-        let made = Executable::compile(program, &options.target, clif)
+        let how = code_options(&program, options.threads);
+        let made = Executable::compile(program, &options.target, how)
             .map_err(|e| Diagnostics::from(e.diagnostic()))?;
         Ok(self.executable.get_or_init(|| Arc::new(made)).clone())
     }
@@ -109,8 +109,8 @@ impl Plan {
 const SMALL: u64 = 100_000;
 
 #[cfg(feature = "cpu")]
-fn clif_options(program: &Program, threads: usize) -> crate::target::cpu::clif::Options {
-    use crate::target::cpu::clif::{Effort, Options};
+fn code_options(program: &Program, threads: usize) -> crate::target::cpu::Options {
+    use crate::target::cpu::{Effort, Options};
     Options {
         effort: if program.flops() < SMALL { Effort::Compile } else { Effort::Speed },
         threads,

@@ -49,7 +49,7 @@ impl Session {
                 let program = plan.ready(weights)?;
                 Engine::Interpreter(Interpreter::new(program).map_err(|e| e.diagnostic())?)
             }
-            Kind::Cpu(_) => cpu_engine(plan, weights, options)?,
+            Kind::Cpu(_) | Kind::Cranelift => cpu_engine(plan, weights, options)?,
             Kind::Later => {
                 let message = format!("target `{}` cannot run yet", options.target.row.name);
                 return Err(Diagnostic::error("E0802", None, message).into());

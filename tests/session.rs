@@ -12,7 +12,7 @@ use dlc::runtime::interpreter::Interpreter;
 use dlc::runtime::pool::Pool;
 use dlc::schedule::program::*;
 use dlc::target::Target;
-use dlc::target::cpu::clif::Options;
+use dlc::target::cpu::Options;
 
 use super::allocations::allocations_of;
 

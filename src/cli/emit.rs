@@ -63,13 +63,13 @@ fn machine_text(
     kernels: &[kernel::ir::Kernel],
 ) -> Result<String, Failure> {
     use crate::target::Kind;
-    use crate::target::cpu::clif;
+    use crate::target::cpu;
     let target = &model.options().target;
-    if !matches!(target.row.kind, Kind::Cpu(_)) {
+    if !matches!(target.row.kind, Kind::Cpu(_) | Kind::Cranelift) {
         let message = format!("target `{}` has no machine code", target.row.name);
         return Err(Failure::usage(message));
     }
-    let print = if kind == "clif" { clif::print_clif } else { clif::print_assembly };
+    let print = if kind == "clif" { cpu::print_clif } else { cpu::print_assembly };
     let mut text = String::new();
     for k in kernels {
         text.push_str(&print(k, target).map_err(|e| Failure::fault(e.to_string()))?);

@@ -392,6 +392,12 @@ impl KernelBuilder {
         results
     }
 
+    /// The instruction that was appended last to the innermost region.
+    #[cfg(test)]
+    pub fn last_mut(&mut self) -> Option<&mut Inst> {
+        self.open.last_mut()?.insts.last_mut()
+    }
+
     pub fn if_else(
         &mut self,
         cond: Val,

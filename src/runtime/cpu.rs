@@ -15,7 +15,7 @@ use super::{RunError, check_len, tensor_of};
 use crate::base::Tensor;
 use crate::schedule::program::{BufferId, LaunchId, Port, Program};
 use crate::target::Target;
-use crate::target::cpu::clif::{self, Code};
+use crate::target::cpu::{self, Code};
 
 /// A compiled Program.
 pub struct Executable {
@@ -29,12 +29,12 @@ impl Executable {
     pub fn compile(
         program: Arc<Program>,
         target: &Target,
-        options: clif::Options,
+        options: cpu::Options,
     ) -> Result<Executable, RunError> {
         let kernel = |e: &dyn std::fmt::Display| RunError::Kernel(e.to_string());
         target.check_runs_here().map_err(|e| kernel(&e.message))?;
         let layout = Layout::of(&program)?;
-        let code = clif::compile(&program.kernels, target, options).map_err(|e| kernel(&e))?;
+        let code = cpu::compile(&program.kernels, target, options).map_err(|e| kernel(&e))?;
         Ok(Executable { program, layout, code })
     }
 
@@ -45,6 +45,11 @@ impl Executable {
     /// Bytes of machine code.
     pub fn code_bytes(&self) -> usize {
         self.code.bytes()
+    }
+
+    /// The code of the kernels.
+    pub fn code(&self) -> &Code {
+        &self.code
     }
 }
 

@@ -10,7 +10,7 @@ use crate::base::DType;
 use crate::kernel::build::KernelBuilder;
 use crate::kernel::ir::{Access, Addr, Buf, Kernel, Op, Val};
 use crate::target::Target;
-use crate::target::cpu::clif::{self, Options};
+use crate::target::cpu::{self, Options};
 
 /// Measured peaks of one thread.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -33,7 +33,7 @@ pub fn measure(target: &Target) -> Result<Peaks, RunError> {
     let kernel = |e: &dyn std::fmt::Display| RunError::Kernel(e.to_string());
     target.check_runs_here().map_err(|e| kernel(&e.message))?;
     let kernels = [multiply_adds(target), reader(target)];
-    let code = clif::compile(&kernels, target, Options::default()).map_err(|e| kernel(&e))?;
+    let code = cpu::compile(&kernels, target, Options::default()).map_err(|e| kernel(&e))?;
     let big = RawBytes::zeroed(BYTES, "the bandwidth measurement")?;
     let small = RawBytes::zeroed(64 * CHAINS as u64, "the peak measurement")?;
     let best = |index: usize, buffers: &[*mut u8]| {

@@ -24,8 +24,10 @@ pub enum Kind {
     Reference,
     /// The kernel interpreter runs a Program.
     Interpreter,
-    /// Cranelift makes machine code; `None`: for the processor at hand.
+    /// Machine code; `None`: for the processor at hand.
     Cpu(Option<Isa>),
+    /// Machine code for the processor at hand, all of it by Cranelift.
+    Cranelift,
     /// Known, but not in this version.
     Later,
 }
@@ -57,7 +59,7 @@ pub const TARGETS: &[TargetRow] = &[
     TargetRow {
         name: "cpu:clif",
         doc: "this processor, by Cranelift alone",
-        kind: Kind::Cpu(None),
+        kind: Kind::Cranelift,
     },
     TargetRow {
         name: "cpu:interpreter",
@@ -94,7 +96,8 @@ impl Target {
             }));
         };
         let machine = match row.kind {
-            Kind::Cpu(Some(isa)) => Machine::new(isa, VECTOR_BYTES),
+            Kind::Cpu(Some(isa)) => Machine::new(isa, vector_bytes(isa)),
+            Kind::Cranelift => Machine { vector_bytes: NARROW, ..host_machine() },
             Kind::Cpu(None) | Kind::Reference | Kind::Interpreter => host_machine(),
             Kind::Later => {
                 let message = format!("target `{name}` comes with a later version of dlc");
@@ -127,12 +130,22 @@ impl Target {
     }
 }
 
-/// Cranelift's widest vectors, on every processor.
-const VECTOR_BYTES: u32 = 16;
+/// Bytes of Cranelift's widest vectors.
+const NARROW: u32 = 16;
+
+/// Bytes of the widest vectors that code for the instruction set uses.
+fn vector_bytes(isa: Isa) -> u32 {
+    match isa {
+        Isa::X86_64V4 => 64,
+        Isa::X86_64V3 => 32,
+        Isa::X86_64 | Isa::Aarch64 => NARROW,
+    }
+}
 
 /// The processor at hand: its instruction set and caches.
 pub fn host_machine() -> Machine {
-    let mut machine = Machine::new(detect::isa(), VECTOR_BYTES);
+    let isa = detect::isa();
+    let mut machine = Machine::new(isa, vector_bytes(isa));
     if let Some(caches) = detect::caches() {
         machine.caches = caches;
     }
@@ -155,7 +168,7 @@ mod tests {
             match (row.kind, Target::parse(row.name)) {
                 (Kind::Later, Err(e)) => assert_eq!(e.code, "E0802"),
                 (Kind::Later, Ok(_)) => panic!("{} is not there yet", row.name),
-                (Kind::Reference | Kind::Interpreter | Kind::Cpu(_), target) => {
+                (Kind::Reference | Kind::Interpreter | Kind::Cpu(_) | Kind::Cranelift, target) => {
                     assert_eq!(target.unwrap().row.name, row.name);
                 }
             }

@@ -4,19 +4,9 @@ use cranelift_codegen::isa::{self, OwnedTargetIsa, TargetIsa};
 use cranelift_codegen::settings::{self, Configurable, Flags};
 use target_lexicon::{Architecture, Triple};
 
-use super::CodegenError;
 use crate::base::machine::Isa;
+use crate::target::cpu::compile::{CodegenError, Effort};
 use crate::target::{Kind, Target};
-
-/// How hard Cranelift works on a kernel; results are the same.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Effort {
-    /// Loop-invariant code motion, value numbering, the better register allocator.
-    #[default]
-    Speed,
-    /// The fastest way to code that runs.
-    Compile,
-}
 
 /// What the emitter must know about the instruction set.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +22,7 @@ pub(super) struct Features {
 pub(super) fn target_isa(target: &Target, effort: Effort) -> Result<OwnedTargetIsa, CodegenError> {
     let named = match target.row.kind {
         Kind::Cpu(named) => named,
-        Kind::Reference | Kind::Interpreter | Kind::Later => None,
+        Kind::Cranelift | Kind::Reference | Kind::Interpreter | Kind::Later => None,
     };
     let bad = |what: &str| CodegenError::Target(format!("target `{}`: {what}", target.row.name));
     let mut builder = match named {

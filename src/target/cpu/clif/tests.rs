@@ -5,185 +5,11 @@ use crate::base::DType;
 use crate::base::machine::Numerics;
 use crate::ir::scalar::Combine;
 use crate::kernel::build::KernelBuilder;
-use crate::kernel::eval;
 use crate::kernel::ir::*;
-use crate::kernel::random::{Limits, random_buffers, random_kernel};
-
-/// Elements of every test buffer.
-const N: u64 = 64;
-
-/// Interesting bit patterns of a dtype, then noise.
-fn sample(dtype: DType, seed: u64) -> Vec<u8> {
-    let special = [
-        0.0,
-        -0.0,
-        1.0,
-        -1.0,
-        0.5,
-        -0.5,
-        1.5,
-        2.5,
-        -2.5,
-        0.3,
-        -0.7,
-        3.0,
-        1e10,
-        -1e10,
-        1e300,
-        -1e300,
-        8388607.5,
-        -8388609.0,
-        4503599627370497.5,
-        127.0,
-        128.0,
-        255.0,
-        256.0,
-        -128.0,
-        -129.0,
-        65535.0,
-        2147483648.0,
-        -2147483649.0,
-        4294967296.0,
-        1e-40,
-        f64::INFINITY,
-        f64::NEG_INFINITY,
-        f64::NAN,
-    ];
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut noise = move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
-    let mut out = vec![];
-    for i in 0..N {
-        let pick = special[(noise() % special.len() as u64) as usize];
-        let bits = match (dtype, (i + seed) % 4) {
-            (DType::Bool, _) => noise() & 1,
-            (_, 0 | 1) => Lit::new(dtype, pick).bits,
-            (_, 2) if dtype.is_float() => Lit::new(dtype, (noise() as i32) as f64 / 65536.0).bits,
-            (_, 2) => Lit::int(dtype, noise() as i8 as i64).bits,
-            _ if dtype.is_float() => Lit::new(dtype, (noise() % 17) as f64 - 8.0).bits,
-            _ => noise(),
-        };
-        out.extend_from_slice(&bits.to_le_bytes()[..dtype.bytes()]);
-    }
-    out
-}
-
-fn targets() -> Vec<Target> {
-    ["cpu", "cpu:x86-64", "cpu:x86-64-v3"]
-        .into_iter()
-        .map(|name| Target::parse(name).unwrap())
-        .filter(|t| t.check_runs_here().is_ok())
-        .collect()
-}
-
-fn is_nan(dtype: DType, bytes: &[u8]) -> bool {
-    match dtype {
-        DType::F32 => f32::from_le_bytes(bytes.try_into().unwrap()).is_nan(),
-        DType::F64 => f64::from_le_bytes(bytes.try_into().unwrap()).is_nan(),
-        DType::F16 => half::f16::from_le_bytes(bytes.try_into().unwrap()).is_nan(),
-        DType::BF16 => half::bf16::from_le_bytes(bytes.try_into().unwrap()).is_nan(),
-        _ => false,
-    }
-}
-
-/// Compiles the kernels together and compares what they leave in their buffers with the
-/// interpreter. Any NaN equals any other.
-/// As they are: without being legalized before.
-fn check(kernels: &[Kernel]) {
-    check_with(kernels, |kernels, target| {
-        let isa = isa::target_isa(target, Effort::Speed).unwrap();
-        let as_is = |kernel: &Kernel| Ok(kernel.clone());
-        jit::place(isa.clone(), &compile_all(kernels, &isa, 1, &as_is).unwrap()).unwrap()
-    });
-}
-
-fn check_with(kernels: &[Kernel], compile: impl Fn(&[Kernel], &Target) -> Code) {
-    assert!(!kernels.is_empty());
-    for target in targets() {
-        let fits: Vec<Kernel> = kernels
-            .iter()
-            .filter(|k| k.numerics == Numerics::Separate || features_of(&target).fma)
-            .cloned()
-            .collect();
-        let code = compile(&fits, &target);
-        for (i, kernel) in fits.iter().enumerate() {
-            let buffers = match kernel.name.starts_with("random") {
-                true => random_buffers(kernel, i as u64),
-                false => samples(kernel, i as u64),
-            };
-            let mut expected = buffers.clone();
-            eval::run_all(kernel, &mut expected).unwrap();
-            let mut found = buffers;
-            let pointers: Vec<*mut u8> = found.iter_mut().map(|b| b.as_mut_ptr()).collect();
-            let mut scratch = vec![0u64; kernel.scratch_bytes() as usize / 8 + 1];
-            // SAFETY: the buffers are those of the parameters; the interpreter has shown that all
-            // accesses are inside them.
-            unsafe {
-                code.function(i)(
-                    pointers.as_ptr(),
-                    0,
-                    kernel.grid_points(),
-                    scratch.as_mut_ptr().cast(),
-                );
-            }
-            for (p, (want, got)) in kernel.params.iter().zip(expected.iter().zip(&found)) {
-                let size = p.elem.bytes();
-                for (e, (a, b)) in want.chunks(size).zip(got.chunks(size)).enumerate() {
-                    let same = a == b || (is_nan(p.elem, a) && is_nan(p.elem, b));
-                    let name = target.row.name;
-                    assert!(same, "{name}, {}: {}[{e}]: {a:?}, not {b:?}", kernel.name, p.name);
-                }
-            }
-        }
-    }
-}
-
-fn samples(kernel: &Kernel, seed: u64) -> Vec<Vec<u8>> {
-    let one = |(p, param): (usize, &Param)| {
-        let mut bytes = sample(param.elem, seed * 7 + p as u64);
-        bytes.resize(param.len as usize * param.elem.bytes(), 0);
-        bytes
-    };
-    kernel.params.iter().enumerate().map(one).collect()
-}
-
-fn features_of(target: &Target) -> isa::Features {
-    isa::features(&*isa::target_isa(target, Effort::Speed).unwrap())
-}
-
-/// One kernel whose grid walks over the buffers in steps of `lanes`.
-fn walk(
-    name: String,
-    inputs: &[DType],
-    out: DType,
-    lanes: u16,
-    f: impl FnOnce(&mut KernelBuilder, &[Val]) -> Val,
-) -> Kernel {
-    let mut b = KernelBuilder::new(&name, Numerics::Fused);
-    let params: Vec<Buf> = inputs
-        .iter()
-        .enumerate()
-        .map(|(i, d)| b.param(&format!("in{i}"), *d, N, Access::Read))
-        .collect();
-    let result = b.param("out", out, N, Access::Write);
-    b.set_grid([N as u32 / lanes as u32, 1, 1]);
-    let g = b.grid(0);
-    let at = b.times(g, lanes as i64);
-    let loaded: Vec<Val> =
-        params.iter().map(|p| b.load(Addr { buf: *p, base: at, plus: 0 }, lanes)).collect();
-    let v = f(&mut b, &loaded);
-    let width = b.ty(v).lanes();
-    let base = if width == lanes { at } else { b.times(g, width as i64) };
-    b.store(Addr { buf: result, base, plus: 0 }, v);
-    let mut kernel = b.finish();
-    let fused = kernel.body.insts.iter().any(|i| matches!(i, Inst::Op { op: Op::Fma, .. }));
-    kernel.numerics = if fused { Numerics::Fused } else { Numerics::Separate };
-    kernel
-}
+use crate::kernel::random::{Limits, random_kernel};
+use crate::target::cpu::compile::compile_all;
+use crate::target::cpu::testing::{N, check_code, runnable, walk, well_formed};
+use crate::target::cpu::{Code, Options, compile, jit, print_assembly, print_clif};
 
 /// The lanes of registers of at most 16 bytes.
 fn lane_counts(dtypes: &[DType]) -> impl Iterator<Item = u16> {
@@ -191,10 +17,24 @@ fn lane_counts(dtypes: &[DType]) -> impl Iterator<Item = u16> {
     [1, 2, 4, 8, 16].into_iter().filter(move |n| n * widest <= 16)
 }
 
-fn well_formed(kernels: Vec<Kernel>, at_least: usize) -> Vec<Kernel> {
-    let good: Vec<Kernel> = kernels.into_iter().filter(|k| check_types(k).is_ok()).collect();
-    assert!(good.len() >= at_least, "only {} kernels", good.len());
-    good
+/// Compiles the kernels as they are, without legalizing them, for each x86-64 target, and compares
+/// with the interpreter.
+fn check(kernels: &[Kernel]) {
+    check_with(kernels, |kernels, target| {
+        let clif = Clif::new(target, Effort::Speed).unwrap();
+        let one = |worker: &mut Worker, kernel: &Kernel| clif.compile(kernel, worker);
+        jit::place(clif.isa(), compile_all(kernels, 1, one).unwrap()).unwrap()
+    });
+}
+
+fn check_with(kernels: &[Kernel], compile: impl Fn(&[Kernel], &Target) -> Code) {
+    assert!(!kernels.is_empty());
+    for target in runnable(&["cpu:clif", "cpu:x86-64", "cpu:x86-64-v3"]) {
+        let fma = Clif::new(&target, Effort::Speed).unwrap().has_fma();
+        let fits = |k: &&Kernel| k.numerics == Numerics::Separate || fma;
+        let fits: Vec<Kernel> = kernels.iter().filter(fits).cloned().collect();
+        check_code(&fits, &compile(&fits, &target), target.row.name);
+    }
 }
 
 #[test]
@@ -518,10 +358,10 @@ fn threads_change_nothing() {
         })
         .collect();
     let target = Target::host();
-    let isa = isa::target_isa(&target, Effort::Speed).unwrap();
+    let clif = Clif::new(&target, Effort::Speed).unwrap();
     let bytes = |threads| -> Vec<Vec<u8>> {
-        let as_is = |kernel: &Kernel| Ok(kernel.clone());
-        let all = compile_all(&kernels, &isa, threads, &as_is).unwrap();
+        let one = |worker: &mut Worker, kernel: &Kernel| clif.compile(kernel, worker);
+        let all = compile_all(&kernels, threads, one).unwrap();
         all.into_iter().map(|c| c.bytes).collect()
     };
     assert_eq!(bytes(1), bytes(3));
@@ -544,10 +384,9 @@ fn what_has_no_code_is_refused() {
     let exp = walk("exp".into(), &[DType::F32], DType::F32, 4, |b, v| b.op(Op::Exp, &[v[0]]));
     let fma = walk("fma".into(), &[DType::F32; 3], DType::F32, 4, |b, v| b.op(Op::Fma, v));
     let target = Target::parse("cpu:x86-64").unwrap();
-    let isa = isa::target_isa(&target, Effort::Speed).unwrap();
-    let as_is = |kernel: &Kernel| Ok(kernel.clone());
+    let clif = Clif::new(&target, Effort::Speed).unwrap();
     for kernel in [exp, fma] {
-        let error = compile_all(&[kernel], &isa, 1, &as_is).map(|_| ()).unwrap_err();
+        let error = clif.compile(&kernel, &mut Worker::default()).map(|_| ()).unwrap_err();
         assert!(matches!(error, CodegenError::Unsupported { .. }), "{error}");
     }
 }

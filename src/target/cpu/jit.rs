@@ -7,8 +7,8 @@ use cranelift_codegen::isa::OwnedTargetIsa;
 use cranelift_jit::{ArenaMemoryProvider, JITBuilder, JITModule};
 use cranelift_module::{Module, default_libcall_names};
 
-use super::{CodegenError, Compiled};
-use crate::target::cpu::KernelFn;
+use super::KernelFn;
+use super::compile::{CodegenError, Compiled};
 
 /// Alignment of functions: one cache line.
 const ALIGN: u64 = 64;
@@ -17,6 +17,7 @@ const ALIGN: u64 = 64;
 pub struct Code {
     functions: Vec<KernelFn>,
     bytes: usize,
+    fallbacks: Vec<(usize, String)>,
     /// Owns the memory; behind a lock only because the module is not `Sync`.
     module: Mutex<Option<JITModule>>,
 }
@@ -30,6 +31,11 @@ impl Code {
     /// Bytes of machine code.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Kernels that Cranelift compiled on a machine that the AVX emitter is for, and why.
+    pub fn fallbacks(&self) -> &[(usize, String)] {
+        &self.fallbacks
     }
 }
 
@@ -48,7 +54,7 @@ impl Drop for Code {
 }
 
 /// Copies the functions into executable memory, in their order.
-pub(super) fn place(isa: OwnedTargetIsa, compiled: &[Compiled]) -> Result<Code, CodegenError> {
+pub(super) fn place(isa: OwnedTargetIsa, compiled: Vec<Compiled>) -> Result<Code, CodegenError> {
     let memory = |e: String| CodegenError::Memory(e);
     let padded = |c: &Compiled| (c.bytes.len() as u64).next_multiple_of(c.align.max(ALIGN));
     let reserve: u64 = compiled.iter().map(padded).sum::<u64>() + (1 << 16);
@@ -61,7 +67,7 @@ pub(super) fn place(isa: OwnedTargetIsa, compiled: &[Compiled]) -> Result<Code, 
     let mut signature = Signature::new(call_conv);
     signature.params = vec![AbiParam::new(types::I64); 4];
     let mut ids = vec![];
-    for c in compiled {
+    for c in &compiled {
         let id =
             module.declare_anonymous_function(&signature).map_err(|e| memory(e.to_string()))?;
         module
@@ -78,5 +84,7 @@ pub(super) fn place(isa: OwnedTargetIsa, compiled: &[Compiled]) -> Result<Code, 
     };
     let functions = ids.into_iter().map(function).collect();
     let bytes = compiled.iter().map(|c| c.bytes.len()).sum();
-    Ok(Code { functions, bytes, module: Mutex::new(Some(module)) })
+    let why = |(i, c): (usize, Compiled)| Some((i, c.fallback?));
+    let fallbacks = compiled.into_iter().enumerate().filter_map(why).collect();
+    Ok(Code { functions, bytes, fallbacks, module: Mutex::new(Some(module)) })
 }
