@@ -1,29 +1,58 @@
 //! The walk of the op table on everything that runs Programs.
 
+use dlc::base::Tensor;
 use dlc::import::Weights;
+use dlc::ir::eval::Env;
+use dlc::ir::graph::Graph;
 use dlc::model::{Model, Options};
 use dlc::pipeline::Level;
 use dlc::target::Target;
 
 use crate::ops::walk;
+#[cfg(all(feature = "cpu", target_arch = "x86_64"))]
+use dlc::base::DType;
 use dlc::ir::op::walk::Case;
+#[cfg(all(feature = "cpu", target_arch = "x86_64"))]
+use dlc::ir::print::print_graph;
+#[cfg(all(feature = "cpu", target_arch = "x86_64"))]
+use dlc::ir::random::{Limits, random_graph};
 
 /// Compiles a sample for a target, runs it, and compares.
 fn check(case: &Case, target: &str, level: Level) -> Result<(), String> {
+    case.check(&outputs(&case.graph, &case.env, target, level)?)
+}
+
+/// Compiles a graph for a target and runs it. Every kernel must be made by the target's own
+/// emitter.
+fn outputs(graph: &Graph, env: &Env, target: &str, level: Level) -> Result<Vec<Tensor>, String> {
     let target = Target::parse(target).map_err(|d| d.message)?;
     let options = Options { target, level, ..Options::default() };
-    let run = || -> Result<Vec<dlc::base::Tensor>, dlc::model::Diagnostics> {
-        let model = Model::new(case.graph.clone(), Weights::default(), options, &mut |_, _| {})?;
-        let mut session = model.session()?;
-        for (i, t) in case.env.inputs.iter().enumerate() {
-            session.set_input(i, t)?;
+    let run = || -> Result<Vec<Tensor>, String> {
+        let text = |d: dlc::model::Diagnostics| d.to_string();
+        let mut weights = Weights::default();
+        for (id, value) in graph.params.iter().zip(&env.params) {
+            weights.insert(graph.node(*id).op.str("name"), value.clone());
         }
-        session.run()?;
+        let model = Model::new(graph.clone(), weights, options, &mut |_, _| {}).map_err(text)?;
+        let mut session = model.session().map_err(text)?;
+        for (i, t) in env.inputs.iter().enumerate() {
+            session.set_input(i, t).map_err(text)?;
+        }
+        for (i, t) in env.states.iter().enumerate() {
+            session.set_state(i, t).map_err(text)?;
+        }
+        session.run().map_err(text)?;
+        #[cfg(feature = "cpu")]
+        if let Some(cpu) = session.cpu() {
+            let others = cpu.executable().code().fallbacks();
+            if !others.is_empty() {
+                return Err(format!("Cranelift had to make {others:?}"));
+            }
+        }
         Ok((0..model.outputs().len()).map(|i| session.output(i)).collect())
     };
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
-    let outputs = caught.map_err(|_| "it panicked".to_string())?;
-    case.check(&outputs.map_err(|d| d.to_string())?)
+    caught.map_err(|_| "it panicked".to_string())?
 }
 
 #[test]
@@ -64,4 +93,53 @@ fn machine_code_of_levels() {
             walk(name, |case| check(case, name, Level::O2));
         }
     }
+}
+
+/// All targets of one numeric class give the same bits, whatever their vectors and tiles are.
+#[cfg(all(feature = "cpu", target_arch = "x86_64"))]
+#[test]
+fn levels_agree_to_the_bit() {
+    let names = ["cpu:x86-64-v3", "cpu:x86-64-v4", "cpu:clif"];
+    if !Target::parse("cpu:x86-64-v4").is_ok_and(|t| t.check_runs_here().is_ok()) {
+        return;
+    }
+    let agree = |graph: &Graph, env: &Env| -> Result<(), String> {
+        let found = names.iter().map(|name| outputs(graph, env, name, Level::O2));
+        let found = found.collect::<Result<Vec<_>, _>>()?;
+        for (name, other) in names.iter().zip(&found).skip(1) {
+            for (i, (a, b)) in found[0].iter().zip(other).enumerate() {
+                if !same_bits(a, b) {
+                    return Err(format!("output {i} differs between {} and {name}", names[0]));
+                }
+            }
+        }
+        Ok(())
+    };
+    walk("equal bits", |case| agree(&case.graph, &case.env));
+    for seed in 7000..7030 {
+        let r = random_graph(seed, &Limits::default());
+        if let Err(e) = agree(&r.graph, &r.env) {
+            panic!("seed {seed}: {e}\n{}", print_graph(&r.graph).text);
+        }
+    }
+}
+
+/// Equal but for the bits of NaN.
+#[cfg(all(feature = "cpu", target_arch = "x86_64"))]
+fn same_bits(a: &Tensor, b: &Tensor) -> bool {
+    let size = a.dtype().bytes();
+    let nan = |t: &Tensor, e: usize| {
+        let bytes = &t.bytes()[e * size..(e + 1) * size];
+        match t.dtype() {
+            DType::F32 => f32::from_le_bytes(bytes.try_into().unwrap()).is_nan(),
+            DType::F64 => f64::from_le_bytes(bytes.try_into().unwrap()).is_nan(),
+            DType::F16 => half::f16::from_le_bytes(bytes.try_into().unwrap()).is_nan(),
+            DType::BF16 => half::bf16::from_le_bytes(bytes.try_into().unwrap()).is_nan(),
+            _ => false,
+        }
+    };
+    let element = |t: &Tensor, e: usize| t.bytes()[e * size..(e + 1) * size].to_vec();
+    a.ty() == b.ty()
+        && (0..a.bytes().len() / size)
+            .all(|e| element(a, e) == element(b, e) || (nan(a, e) && nan(b, e)))
 }
