@@ -169,6 +169,22 @@ fn convolutions() {
     }
 }
 
+/// The other branch of a residual network ends with a bias of its own.
+#[test]
+fn what_is_added_to_the_sums_may_be_computed() {
+    let mut g = Graph::new("");
+    let mut b = Builder::new(&mut g);
+    let shapes: [&[usize]; 4] = [&[1, 8, 6, 6], &[1, 8, 1, 1], &[1, 5, 6, 6], &[8, 5, 1, 1]];
+    let xs: Vec<Value> =
+        shapes.iter().enumerate().map(|(i, s)| input(&mut b, i, DType::F32, s)).collect();
+    let other = b.op("add", &xs[..2], &[]).unwrap();
+    let y = b.op("conv2d", &xs[2..], &[]).unwrap();
+    let y = b.op("add", &[y, other], &[]).unwrap();
+    let y = relu(&mut b, y);
+    b.output("y", y);
+    check("a computed residual", &lower_group("k", &g).unwrap());
+}
+
 #[test]
 fn long_dot_products_without_rows_stay_with_the_generic_reduction() {
     let equation = [("equation", Attr::Str("mk,nk->mn".into()))];

@@ -23,8 +23,14 @@ impl Lowering<'_> {
         for s in (0..n).rev() {
             let stage = &self.nest.stages[s];
             let on_rows = stage.axes.len() >= row.len() && stage.axes[..row.len()] == row[..];
-            // Once a row, where a loop would compute it for each element.
-            let invariant = on_rows && stage.axes[row.len()..].iter().product::<i64>() == 1;
+            // Once a row, where a loop over the row would compute it for each element.
+            let inside = |root: &u16| {
+                let extents = self.nest.stages[*root as usize].extents();
+                extents[row.len()..].iter().any(|&n| n != 1)
+            };
+            let invariant = on_rows
+                && stage.axes[row.len()..].iter().product::<i64>() == 1
+                && (roots[s].len() > 1 || roots[s].iter().any(inside));
             let keepable = stage.keep == Keep::Inline
                 && on_rows
                 && (invariant && costs[s] > 0
