@@ -32,8 +32,10 @@ pub fn run(_: &Args, global: &Global) -> Result<(), Failure> {
                 "features": host_features(),
                 "caches": machine.caches,
                 "threads": std::thread::available_parallelism().map_or(1, |n| n.get()),
-                "fma_gflops": peaks.map(|p| p.0),
-                "read_gbytes": peaks.map(|p| p.1),
+                "fma_gflops": peaks.map(|p| p.wide),
+                "fma_bits": peaks.map(|p| p.bits),
+                "fma_gflops_128": peaks.map(|p| p.narrow),
+                "read_gbytes": peaks.map(|p| p.read),
             },
             "adapters": [],
             "targets": targets.collect::<Vec<_>>(),
@@ -46,9 +48,10 @@ pub fn run(_: &Args, global: &Global) -> Result<(), Failure> {
             host_features().join(" "),
             machine.caches
         );
-        if let Some((gflops, gbytes)) = peaks {
+        if let Some(Peaks { wide, narrow, bits, read }) = peaks {
             text.push_str(&format!(
-                "peak of 128-bit multiply-adds {gflops:.1} GFLOP/s, reading {gbytes:.1} GB/s (one thread)\n"
+                "peak of {bits}-bit multiply-adds {wide:.1} GFLOP/s, of 128-bit ones {narrow:.1}, \
+                 reading {read:.1} GB/s (one thread)\n"
             ));
         }
         for (name, result) in &tests {
@@ -89,13 +92,24 @@ fn self_test(target: &str) -> Result<(), String> {
         .map_err(|m| format!("fails: {m}"))
 }
 
+/// What one thread can do at most.
+#[derive(Clone, Copy)]
+struct Peaks {
+    /// Multiply-adds in the widest vectors, of so many `bits`, and in those of 128.
+    wide: f64,
+    bits: u32,
+    narrow: f64,
+    read: f64,
+}
+
 #[cfg(feature = "cpu")]
-fn peaks() -> Option<(f64, f64)> {
+fn peaks() -> Option<Peaks> {
     let p = crate::runtime::peak::measure(&Target::host()).ok()?;
-    Some((p.multiply_add_gflops, p.read_gigabytes))
+    let (wide, narrow) = (p.multiply_add_gflops, p.narrow_gflops);
+    Some(Peaks { wide, bits: p.bits, narrow, read: p.read_gigabytes })
 }
 
 #[cfg(not(feature = "cpu"))]
-fn peaks() -> Option<(f64, f64)> {
+fn peaks() -> Option<Peaks> {
     None
 }

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::Level;
-use crate::kernel::ir::{Inst, Kernel, Lit, Region, Ty, Val};
+use crate::kernel::ir::{Inst, Kernel, Lit, LoadMode, Op, Region, Ty, Val};
 
 /// A vector or float constant, by what its register holds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -34,6 +34,15 @@ pub struct Info {
     pub region: Vec<u32>,
     /// Constants that are kept in registers all the time.
     pub kept: Vec<ConstKey>,
+    /// Loads that are done again by each reader, since there are not enough registers.
+    again: Vec<Val>,
+}
+
+impl Info {
+    /// Whether readers of a load may read memory themselves.
+    pub fn in_place(&self, v: Val) -> bool {
+        self.uses[v.0 as usize] == 1 || self.again.contains(&v)
+    }
 }
 
 /// Walks the kernel once.
@@ -41,20 +50,28 @@ pub fn analyze(kernel: &Kernel, level: Level) -> Info {
     let n = kernel.types.len();
     let mut walk = Walk {
         kernel,
-        info: Info { uses: vec![0; n], last: vec![0; n], region: vec![0; n], kept: vec![] },
+        info: Info { uses: vec![0; n], last: vec![0; n], region: vec![0; n], ..Info::default() },
         literals: vec![None; n],
         weights: HashMap::new(),
         spans: vec![(u32::MAX, 0); n],
+        factors: vec![0; n],
+        loads: vec![],
         loops: vec![],
         next: 0,
         regions: 0,
         depth: 0,
     };
     walk.region(&kernel.body, 0);
-    let room = walk.room(level);
+    let free = walk.free(level);
+    let room = (free - 2).max(0) as usize;
     let mut ranked: Vec<(u64, ConstKey)> = walk.weights.iter().map(|(k, w)| (*w, *k)).collect();
     ranked.sort_by_key(|(w, k)| (std::cmp::Reverse(*w), *k));
     walk.info.kept = ranked.into_iter().take(room).map(|(_, k)| k).collect();
+    let uses = &walk.info.uses;
+    let only_factors = |v: &Val| walk.factors[v.0 as usize] == uses[v.0 as usize];
+    let mut again: Vec<Val> = walk.loads.into_iter().filter(only_factors).collect();
+    again.truncate((-free).max(0) as usize);
+    walk.info.again = again;
     walk.info
 }
 
@@ -66,7 +83,11 @@ struct Walk<'k> {
     weights: HashMap<ConstKey, u64>,
     /// From where to where each register is alive; loads start at their first use.
     spans: Vec<(u32, u32)>,
-    /// First and last instruction of each loop, and the region of its body.
+    /// How often each register is a factor of a multiply-add.
+    factors: Vec<u32>,
+    /// Whole vectors that loops load from what they do not write.
+    loads: Vec<Val>,
+    /// First and last instruction of each loop.
     loops: Vec<(u32, u32)>,
     next: u32,
     regions: u32,
@@ -78,6 +99,10 @@ impl Walk<'_> {
         for v in &region.params {
             self.define(*v, id);
         }
+        let writes = region
+            .insts
+            .iter()
+            .any(|i| matches!(i, Inst::Store { .. } | Inst::For { .. } | Inst::If { .. }));
         for inst in &region.insts {
             self.next += 1;
             for v in inst.args() {
@@ -97,6 +122,17 @@ impl Walk<'_> {
                     self.inner(els);
                 }
                 Inst::Const { dst, value } => self.literals[dst.0 as usize] = Some(*value),
+                Inst::Op { op: Op::Fma, args, .. } => {
+                    args[..2].iter().for_each(|v| self.factors[v.0 as usize] += 1);
+                }
+                Inst::Load { dst, mode: LoadMode::Contig, valid, .. }
+                    if !writes && self.depth > 0 && *valid > 1 =>
+                {
+                    let ty = self.kernel.ty(*dst);
+                    if ty.lanes() == *valid && in_vector(ty) {
+                        self.loads.push(*dst);
+                    }
+                }
                 Inst::Grid { .. }
                 | Inst::Local { .. }
                 | Inst::Op { .. }
@@ -149,8 +185,8 @@ impl Walk<'_> {
         }
     }
 
-    /// Vector registers that are free everywhere.
-    fn room(&mut self, level: Level) -> usize {
+    /// Vector registers that are free everywhere; below 0: how many there are too few.
+    fn free(&mut self, level: Level) -> i32 {
         // What a loop reads from outside is alive to its end.
         self.loops.sort_by_key(|(start, end)| end - start);
         let mut change = vec![0i32; self.next as usize + 2];
@@ -174,7 +210,7 @@ impl Walk<'_> {
             now += c;
             most = most.max(now);
         }
-        (level.registers() as i32 - most - 2).max(0) as usize
+        level.registers() as i32 - most
     }
 }
 

@@ -76,6 +76,20 @@ impl Selector<'_> {
                 _ => self.alu_imm(Alu::And, View::R64, a, d - 1),
             };
         }
+        let quotient = self.quotient(a, d);
+        if op == Op::Div {
+            return quotient;
+        }
+        let product = self.times(quotient, d);
+        self.alu(Alu::Sub, View::R64, a, product)
+    }
+
+    /// `a / d`, shared by the quotient and the remainder.
+    fn quotient(&mut self, a: VReg, d: i64) -> VReg {
+        let (memo, depth) = (Memo::Quotient(a, d), self.depth());
+        if let Some(v) = self.known(&memo, depth) {
+            return v;
+        }
         let sign = self.shift_by(Code::Sar_rm64_imm8, View::R64, a, 63);
         let folded = self.alu(Alu::Xor, View::R64, a, sign);
         let bits = 64 - d.leading_zeros();
@@ -91,11 +105,8 @@ impl Selector<'_> {
         );
         let quotient = self.shift_by(Code::Shr_rm64_imm8, View::R64, high, bits as u8 - 1);
         let quotient = self.alu(Alu::Xor, View::R64, quotient, sign);
-        if op == Op::Div {
-            return quotient;
-        }
-        let product = self.times(quotient, d);
-        self.alu(Alu::Sub, View::R64, a, product)
+        self.remember(memo, depth, quotient);
+        quotient
     }
 
     /// `v · c`.

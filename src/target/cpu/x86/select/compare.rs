@@ -398,7 +398,7 @@ impl Selector<'_> {
             Level::V3 => {
                 let minus = self.vreg(RegClass::Int);
                 self.push(Inst::new(Code::Neg_rm64).tied(minus, bit, View::R64));
-                self.to_vector(minus, d)
+                self.general_to_vector(minus, d)
             }
         }
     }

@@ -157,13 +157,13 @@ impl Selector<'_> {
     fn int_to_float(&mut self, x: VReg, a: DType, b: DType) -> VReg {
         let shape = Shape { level: self.level, dtype: b, vector: false };
         match (a.bytes(), a.is_signed_int()) {
-            (1 | 2, _) | (4, true) => self.from_general(Fp::FromInt32, shape, x, View::R32),
+            (1 | 2, _) | (4, true) => self.general_to_float(Fp::FromInt32, shape, x, View::R32),
             (4, false) => {
                 // Zero-extended it is a signed number of 64 bits.
                 let wide = self.unary(Code::Mov_r32_rm32, View::R32, View::R32, Src::Reg(x));
-                self.from_general(Fp::FromInt64, shape, wide, View::R64)
+                self.general_to_float(Fp::FromInt64, shape, wide, View::R64)
             }
-            (_, true) => self.from_general(Fp::FromInt64, shape, x, View::R64),
+            (_, true) => self.general_to_float(Fp::FromInt64, shape, x, View::R64),
             (_, false) if self.level == Level::V4 => {
                 let zero = self.zero();
                 let code = match b {
@@ -178,20 +178,20 @@ impl Selector<'_> {
             (_, false) => {
                 // From 2⁶³ on: half of it, with the bit that was lost kept in the last place, so
                 // that it rounds the same way; then twice that.
-                let small = self.from_general(Fp::FromInt64, shape, x, View::R64);
+                let small = self.general_to_float(Fp::FromInt64, shape, x, View::R64);
                 let half = self.shift_by(Code::Shr_rm64_imm8, View::R64, x, 1);
                 let lost = self.alu_imm(Alu::And, View::R64, x, 1);
                 let half = self.alu(Alu::Or, View::R64, half, lost);
-                let half = self.from_general(Fp::FromInt64, shape, half, View::R64);
+                let half = self.general_to_float(Fp::FromInt64, shape, half, View::R64);
                 let large = self.binary(Fp::Add.code(shape), View::X, half, Src::Reg(half));
                 let sign = self.shift_by(Code::Sar_rm64_imm8, View::R64, x, 63);
-                let sign = self.to_vector(sign, b);
+                let sign = self.general_to_vector(sign, b);
                 self.blend(shape, sign, small, Src::Reg(large))
             }
         }
     }
 
-    fn from_general(&mut self, op: Fp, shape: Shape, x: VReg, view: View) -> VReg {
+    fn general_to_float(&mut self, op: Fp, shape: Shape, x: VReg, view: View) -> VReg {
         // The upper lanes come from a register that nobody waits for.
         let zero = self.zero();
         let dst = self.vreg(RegClass::Float);

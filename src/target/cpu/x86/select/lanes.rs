@@ -82,12 +82,12 @@ impl Selector<'_> {
             };
             return self.unary(code, view, from, Src::Reg(one));
         }
-        let one = self.to_vector(one, shape.dtype);
+        let one = self.general_to_vector(one, shape.dtype);
         self.unary(Fp::Spread.code(shape), view, View::X, Src::Reg(one))
     }
 
     /// A general register's bits as lane 0.
-    pub(super) fn to_vector(&mut self, v: VReg, d: DType) -> VReg {
+    pub(super) fn general_to_vector(&mut self, v: VReg, d: DType) -> VReg {
         let (code, from) = match (self.level, d.bytes()) {
             (Level::V3, 4) => (Code::VEX_Vmovd_xmm_rm32, View::R32),
             (Level::V3, _) => (Code::VEX_Vmovq_xmm_rm64, View::R64),
@@ -98,7 +98,7 @@ impl Selector<'_> {
     }
 
     /// Lane 0 in a general register.
-    pub(super) fn to_general(&mut self, v: VReg, d: DType) -> VReg {
+    pub(super) fn vector_to_general(&mut self, v: VReg, d: DType) -> VReg {
         let (code, to) = match (self.level, d.bytes()) {
             (Level::V3, 4) => (Code::VEX_Vmovd_rm32_xmm, View::R32),
             (Level::V3, _) => (Code::VEX_Vmovq_rm64_xmm, View::R64),
@@ -111,7 +111,7 @@ impl Selector<'_> {
     fn extract(&mut self, v: VReg, from: Ty, lane: u16) -> VReg {
         let d = from.dtype();
         let low = self.lane_to_front(v, d, lane);
-        if d.is_float() { low } else { self.to_general(low, d) }
+        if d.is_float() { low } else { self.vector_to_general(low, d) }
     }
 
     /// A register whose lane 0 is this lane.
@@ -183,7 +183,11 @@ impl Selector<'_> {
         let mut parts = vec![];
         for v in args {
             let one = self.reg(*v)?;
-            parts.push(if one.class() == RegClass::Int { self.to_vector(one, d) } else { one });
+            parts.push(if one.class() == RegClass::Int {
+                self.general_to_vector(one, d)
+            } else {
+                one
+            });
         }
         let single = |bytes| {
             let dtype = if bytes == 4 { DType::F32 } else { DType::F64 };
@@ -313,9 +317,11 @@ impl Selector<'_> {
     fn bitcast(&mut self, v: VReg, from: Ty, to: Ty) -> VReg {
         match (from, to) {
             (Ty::Scalar(a), Ty::Scalar(b)) if a.is_float() && !b.is_float() => {
-                self.to_general(v, a)
+                self.vector_to_general(v, a)
             }
-            (Ty::Scalar(a), Ty::Scalar(b)) if !a.is_float() && b.is_float() => self.to_vector(v, b),
+            (Ty::Scalar(a), Ty::Scalar(b)) if !a.is_float() && b.is_float() => {
+                self.general_to_vector(v, b)
+            }
             _ => v,
         }
     }

@@ -59,6 +59,8 @@ enum Memo {
     Param(u16),
     /// A comparison as 0 or 1.
     Bool(Compare),
+    /// Floor division by a constant.
+    Quotient(VReg, i64),
 }
 
 /// A loop, or an arm of a branch, that is being filled.
@@ -322,7 +324,7 @@ impl Selector<'_> {
                 let lit = *lit;
                 self.constant_src(self.ty(v), lit)
             }
-            Value::Load(load) if self.info.uses[v.0 as usize] == 1 => {
+            Value::Load(load) if self.info.in_place(v) => {
                 match load.foldable(self.level) {
                     Some(src) => Ok(src),
                     None => Ok(Src::Reg(self.reg(v)?)),
@@ -341,9 +343,7 @@ impl Selector<'_> {
     fn is_memory(&self, v: Val) -> bool {
         match &self.vals[v.0 as usize] {
             Value::Const(lit) => !self.is_kept(self.ty(v), *lit) && lit.bits != 0,
-            Value::Load(load) => {
-                self.info.uses[v.0 as usize] == 1 && load.foldable(self.level).is_some()
-            }
+            Value::Load(load) => self.info.in_place(v) && load.foldable(self.level).is_some(),
             Value::Undefined
             | Value::Reg(_)
             | Value::Linear(_)
