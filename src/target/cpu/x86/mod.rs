@@ -42,7 +42,7 @@ impl Level {
     /// The level for a machine, if this emitter is the one for it.
     pub fn of(machine: &Machine) -> Option<Level> {
         match (machine.isa, machine.vector_bytes) {
-            (Isa::X86_64V3, 32) => Some(Level::V3),
+            (Isa::X86_64V3 | Isa::X86_64V4, 32) => Some(Level::V3),
             (Isa::X86_64V4, 64) => Some(Level::V4),
             (Isa::X86_64 | Isa::X86_64V3 | Isa::X86_64V4 | Isa::Aarch64, _) => None,
         }

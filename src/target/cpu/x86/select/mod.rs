@@ -324,12 +324,10 @@ impl Selector<'_> {
                 let lit = *lit;
                 self.constant_src(self.ty(v), lit)
             }
-            Value::Load(load) if self.info.in_place(v) => {
-                match load.foldable(self.level) {
-                    Some(src) => Ok(src),
-                    None => Ok(Src::Reg(self.reg(v)?)),
-                }
-            }
+            Value::Load(load) if self.info.in_place(v) => match load.foldable(self.level) {
+                Some(src) => Ok(src),
+                None => Ok(Src::Reg(self.reg(v)?)),
+            },
             Value::Undefined
             | Value::Reg(_)
             | Value::Linear(_)
