@@ -33,6 +33,14 @@ pub enum WeightSource {
     Given(Weights),
 }
 
+/// How often a model will run: what time to compile is worth.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Runs {
+    Once,
+    #[default]
+    Many,
+}
+
 /// How to compile.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -42,6 +50,7 @@ pub struct Options {
     pub control: Control,
     /// Threads of a session, the caller's among them.
     pub threads: usize,
+    pub runs: Runs,
     /// Open dimensions that are known.
     pub dims: Bindings,
     /// Shapes of inputs, by name.
@@ -63,6 +72,7 @@ impl Default for Options {
             level: Level::default(),
             control: Control::default(),
             threads: 1,
+            runs: Runs::default(),
             dims: Bindings::new(),
             shapes: BTreeMap::new(),
             pins: BTreeMap::new(),

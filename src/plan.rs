@@ -7,6 +7,8 @@ use crate::base::diag::Diagnostic;
 use crate::import::Weights;
 use crate::ir::eval::{Env, Precision, evaluate};
 use crate::ir::graph::Graph;
+#[cfg(feature = "cpu")]
+use crate::model::Runs;
 use crate::model::{Diagnostics, Options, of_op};
 use crate::pass::PassStat;
 use crate::pipeline::{self, Scheduled};
@@ -14,6 +16,7 @@ use crate::pipeline::{self, Scheduled};
 use crate::runtime::cpu::Executable;
 use crate::schedule::fusion::Fusion;
 use crate::schedule::program::Program;
+use crate::schedule::proof;
 
 /// One binding of a model's dimensions, compiled as far as was needed.
 pub struct Plan {
@@ -43,6 +46,9 @@ impl Plan {
         let Scheduled { recipe, fusion, assembled } =
             pipeline::schedule(&lowered, options.level, machine).map_err(of_op)?;
         let program = assembled.program;
+        if options.control.verify_each || cfg!(debug_assertions) {
+            proof::prove(&program).map_err(Diagnostics::of)?;
+        }
         if let Some(budget) = options.mem_budget.filter(|b| program.arena_bytes > *b) {
             let message =
                 format!("the arena takes {} bytes, the budget is {budget}", program.arena_bytes);
@@ -96,25 +102,31 @@ impl Plan {
             return Ok(e.clone());
         }
         let program = self.ready(weights)?;
-        let how = code_options(&program, options.threads);
+        let how = code_options(&program, options);
         let made = Executable::compile(program, &options.target, how)
             .map_err(|e| Diagnostics::from(e.diagnostic()))?;
         Ok(self.executable.get_or_init(|| Arc::new(made)).clone())
     }
 }
 
-/// FLOP of a run below which compiling takes longer than thousands of runs: such programs get code
-/// fast rather than fast code.
+/// FLOP of a run below which compiling takes longer than all the runs to come, thousands of them or
+/// one: such programs get code fast rather than fast code.
 #[cfg(feature = "cpu")]
-const SMALL: u64 = 100_000;
+fn small(runs: Runs) -> u64 {
+    match runs {
+        Runs::Many => 100_000,
+        Runs::Once => 50_000_000,
+    }
+}
 
 #[cfg(feature = "cpu")]
-fn code_options(program: &Program, threads: usize) -> crate::target::cpu::Options {
-    use crate::target::cpu::{Effort, Options};
-    Options {
-        effort: if program.flops() < SMALL { Effort::Compile } else { Effort::Speed },
-        threads,
-    }
+fn code_options(program: &Program, options: &Options) -> crate::target::cpu::Options {
+    use crate::target::cpu;
+    let effort = match program.flops() < small(options.runs) {
+        true => cpu::Effort::Compile,
+        false => cpu::Effort::Speed,
+    };
+    cpu::Options { effort, threads: options.threads }
 }
 
 /// The values of a graph's parameters in the order of its signature.

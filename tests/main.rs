@@ -7,6 +7,7 @@ mod contractions;
 mod examples;
 mod fuzz;
 mod golden;
+mod kernel_proofs;
 mod layering;
 mod memory_plan;
 mod open_dims;

@@ -14,7 +14,7 @@ use crate::import::{show, value};
 use crate::ir::bind;
 use crate::ir::compare::allclose;
 use crate::ir::init::initial_value;
-use crate::model::Model;
+use crate::model::{Model, Runs};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -54,7 +54,9 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
         return Err(later("`--grad`"));
     }
     let reporter = Reporter::new(global);
-    let model = load::model(&args.model.model, &args.compile, Missing::Refuse, &reporter)?;
+    let mut loaded = load::load(&args.model.model, &args.compile, Missing::Refuse)?;
+    loaded.options.runs = Runs::Once;
+    let model = loaded.compile(&args.compile, &reporter)?;
     let given = inputs(&model, &args.input)?;
     let inputs = match args.random {
         true => filled(&model, given)?,

@@ -51,7 +51,7 @@ impl Interval {
 }
 
 /// `constant + Σ coefficient · atom`.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Form {
     pub constant: i128,
     pub terms: BTreeMap<Val, i128>,
@@ -82,6 +82,34 @@ impl Form {
     }
 }
 
+/// Whether a form has earlier atoms only.
+fn earlier(form: &Form, v: Val) -> bool {
+    form.terms.last_key_value().is_none_or(|(last, _)| *last < v)
+}
+
+/// What a register holds; equal keys stand for equal values.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Key {
+    /// Of forms; the two of a minimum or maximum in order.
+    Op(Op, Vec<Form>),
+    /// An element of a parameter that nobody writes.
+    Load(u16, Form),
+    Convert(Val),
+}
+
+/// What `assume` took as true, to be forgotten again.
+#[derive(Debug)]
+pub struct Assumed {
+    /// Bounds that were added, and to which side.
+    bounds: Vec<(Val, bool)>,
+    /// Forms that are at most 0 now.
+    gaps: Vec<Form>,
+    /// Undecided alternatives before.
+    open: usize,
+    /// False where it contradicts what is known: the branch is never taken.
+    pub possible: bool,
+}
+
 /// Intervals and forms of a kernel's registers, filled while walking it in program order.
 pub struct Ranges<'k> {
     kernel: &'k Kernel,
@@ -95,6 +123,12 @@ pub struct Ranges<'k> {
     /// The grid axis of an atom.
     pub axes: BTreeMap<Val, u8>,
     conditions: BTreeMap<Val, (Op, Val, Val)>,
+    /// The first register of each value that is not linear.
+    first: BTreeMap<Key, Val>,
+    /// The first register with the value of one that is no index.
+    same: BTreeMap<Val, Val>,
+    /// Pairs of conditions of which at least one fails.
+    open: Vec<(Val, Val)>,
 }
 
 impl<'k> Ranges<'k> {
@@ -109,6 +143,9 @@ impl<'k> Ranges<'k> {
             parts: BTreeMap::new(),
             axes: BTreeMap::new(),
             conditions: BTreeMap::new(),
+            first: BTreeMap::new(),
+            same: BTreeMap::new(),
+            open: vec![],
         }
     }
 
@@ -147,10 +184,22 @@ impl<'k> Ranges<'k> {
                 Some(_) => {}
             }
         }
+        if let Some((Op::Div, a, d)) = self.parts.get(&v).filter(|(_, a, _)| earlier(a, v)) {
+            // A quotient lies between those of the bounds of what is divided.
+            match c > 0 {
+                true => end = end.min(self.greatest(a, steps).div_euclid(*d)),
+                false => {
+                    let minus = Form::default().plus(-1, a).unwrap_or_default();
+                    end = end.max((-self.greatest(&minus, steps)).div_euclid(*d));
+                }
+            }
+        }
         let mut rest = form.clone();
         rest.terms.remove(&v);
         let mut best = self.greatest(&rest, steps).saturating_add(c.saturating_mul(end));
-        for bound in bounds {
+        let quotient = self.quotient(v, c, &rest);
+        let exact = quotient.iter().map(|(c, form)| (*c, form));
+        for (c, bound) in bounds.into_iter().map(|form| (c, form)).chain(exact) {
             if *steps == 0 {
                 break;
             }
@@ -160,6 +209,18 @@ impl<'k> Ranges<'k> {
             }
         }
         best
+    }
+
+    /// `c · ⌊a / d⌋` is at most `c / d · a` where `c` is a multiple of `d`; of a negative one, at most
+    /// `c / d · (a - d + 1)`. Gives the factor and the form, if it shares atoms with the rest.
+    fn quotient(&self, v: Val, c: i128, rest: &Form) -> Option<(i128, Form)> {
+        let (Op::Div, a, d) = self.parts.get(&v)? else { return None };
+        let shared = a.terms.keys().any(|atom| rest.terms.contains_key(atom));
+        if c % d != 0 || !earlier(a, v) || !shared {
+            return None;
+        }
+        let least = if c > 0 { 0 } else { 1 - d };
+        Some((c / d, a.plus(least, &Form::constant(1))?))
     }
 
     /// Takes in an instruction; loops and branches by `enter_loop` and `assume`.
@@ -183,6 +244,10 @@ impl<'k> Ranges<'k> {
             }
             Inst::Op { dst, op, args } => self.op(*dst, *op, args),
             Inst::Lane { dst, op, args } => {
+                if *op == LaneOp::Convert && self.kernel.ty(*dst) == Ty::Index {
+                    let from = self.same.get(&args[0]).copied().unwrap_or(args[0]);
+                    self.number(*dst, Key::Convert(from));
+                }
                 let d = self.kernel.ty(*dst).dtype();
                 let from = self.kernel.ty(args[0]).dtype();
                 let ints = |d: DType| d.is_int() || d == DType::Bool;
@@ -195,12 +260,37 @@ impl<'k> Ranges<'k> {
                     self.set(*dst, i);
                 }
             }
+            Inst::Load { dst, at: Addr { buf: Buf::Param(p), base, plus }, .. } => {
+                let whole = matches!(self.kernel.ty(*dst), Ty::Scalar(d) if d.is_int());
+                let aliased = self.kernel.inplace.iter().any(|(_, input)| input == p);
+                let read = self.kernel.params[*p as usize].access == Access::Read;
+                if whole && read && !aliased {
+                    let at = self.form(*base).plus(*plus as i128, &Form::constant(1));
+                    if let Some(at) = at {
+                        self.number(*dst, Key::Load(*p, at));
+                    }
+                }
+            }
             Inst::Fold { .. }
             | Inst::Load { .. }
             | Inst::Store { .. }
             | Inst::For { .. }
             | Inst::If { .. }
             | Inst::Barrier => {}
+        }
+    }
+
+    /// A register stands for the first one with the same value.
+    fn number(&mut self, dst: Val, key: Key) {
+        let first = *self.first.entry(key).or_insert(dst);
+        if first == dst {
+            return;
+        }
+        match self.kernel.ty(dst) {
+            Ty::Index => self.set_form(dst, Some(Form::atom(first))),
+            Ty::Scalar(_) | Ty::Vector(..) | Ty::Mask(_) => {
+                self.same.insert(dst, first);
+            }
         }
     }
 
@@ -236,20 +326,43 @@ impl<'k> Ranges<'k> {
     }
 
     /// Takes a condition as true, or as false, until `forget` gets what this returns.
-    pub fn assume(&mut self, cond: Val, truth: Truth) -> Vec<(Val, bool)> {
-        let Some((op, a, b)) = self.conditions.get(&cond).copied() else { return vec![] };
-        if op == Op::And {
-            return match truth {
-                Truth::Holds => [self.assume(a, truth), self.assume(b, truth)].concat(),
-                // Not both: if one surely holds, the other does not.
-                Truth::Fails if self.certain(a) => self.assume(b, truth),
-                Truth::Fails if self.certain(b) => self.assume(a, truth),
-                Truth::Fails => vec![],
-            };
+    pub fn assume(&mut self, cond: Val, truth: Truth) -> Assumed {
+        let open = self.open.len();
+        let mut assumed = Assumed { bounds: vec![], gaps: vec![], open, possible: true };
+        self.suppose(cond, truth, &mut assumed);
+        // Not both: if one surely holds, the other does not. What an outer branch left open, and then
+        // what that decides, may be decided now.
+        for _ in 0..self.open.len() {
+            let before = assumed.gaps.len();
+            for (a, b) in self.open.clone() {
+                if self.certain(a) {
+                    self.suppose(b, Truth::Fails, &mut assumed);
+                } else if self.certain(b) {
+                    self.suppose(a, Truth::Fails, &mut assumed);
+                }
+            }
+            if assumed.gaps.len() == before || assumed.gaps.len() > MAX_TERMS {
+                break;
+            }
         }
-        let Some(gap) = self.gap((op, a, b), truth) else { return vec![] };
+        assumed.possible = assumed.gaps.iter().all(|gap| self.bounds(gap).lo <= 0);
+        assumed
+    }
+
+    fn suppose(&mut self, cond: Val, truth: Truth, assumed: &mut Assumed) {
+        let Some((op, a, b)) = self.conditions.get(&cond).copied() else { return };
+        if op == Op::And {
+            match truth {
+                Truth::Holds => [a, b].map(|side| self.suppose(side, truth, assumed)),
+                Truth::Fails => return self.open.push((a, b)),
+            };
+            return;
+        }
+        let Some(gap) = self.gap((op, a, b), truth) else { return };
+        if assumed.gaps.contains(&gap) {
+            return;
+        }
         // gap <= 0 bounds each of its atoms by the others.
-        let mut assumed = vec![];
         for (v, c) in gap.terms.clone() {
             let mut rest = gap.clone();
             rest.terms.remove(&v);
@@ -268,9 +381,40 @@ impl<'k> Ranges<'k> {
             let Some(bound) = bound else { continue };
             let side = if upper { &mut self.uppers } else { &mut self.lowers };
             side.entry(v).or_default().push(bound);
-            assumed.push((v, upper));
+            assumed.bounds.push((v, upper));
         }
-        assumed
+        assumed.gaps.push(gap);
+    }
+
+    /// Whether something holds in each of the cases that undecided alternatives leave.
+    pub fn in_all_cases(&mut self, holds: &dyn Fn(&Ranges) -> bool, fuel: &mut u32) -> bool {
+        if holds(self) {
+            return true;
+        }
+        let undecided = |(a, b): &(Val, Val)| !self.refuted(*a) && !self.refuted(*b);
+        let Some(i) = self.open.iter().position(undecided) else { return false };
+        if *fuel == 0 {
+            return false;
+        }
+        *fuel -= 1;
+        let (a, b) = self.open.remove(i);
+        let all = [a, b].into_iter().all(|side| {
+            let assumed = self.assume(side, Truth::Fails);
+            let ok = !assumed.possible || self.in_all_cases(holds, fuel);
+            self.forget(assumed);
+            ok
+        });
+        self.open.insert(i, (a, b));
+        all
+    }
+
+    /// Whether a condition fails, by what is known.
+    fn refuted(&self, cond: Val) -> bool {
+        match self.conditions.get(&cond).copied() {
+            Some((Op::And, a, b)) => self.refuted(a) || self.refuted(b),
+            Some(c) => self.gap(c, Truth::Fails).is_some_and(|g| self.bounds(&g).hi <= 0),
+            None => false,
+        }
     }
 
     /// The form that is at most 0 if a comparison has this truth.
@@ -357,8 +501,9 @@ impl<'k> Ranges<'k> {
     }
 
     /// Ends an assumption.
-    pub fn forget(&mut self, assumed: Vec<(Val, bool)>) {
-        for (v, upper) in assumed.into_iter().rev() {
+    pub fn forget(&mut self, assumed: Assumed) {
+        self.open.truncate(assumed.open);
+        for (v, upper) in assumed.bounds.into_iter().rev() {
             let side = if upper { &mut self.uppers } else { &mut self.lowers };
             side.entry(v).or_default().pop();
         }
@@ -433,7 +578,7 @@ impl<'k> Ranges<'k> {
                 self.set_form(dst, Form::default().plus(c, &form(self, x)));
             }
             Op::Div | Op::Rem => {
-                let Some(c) = constant(self, 1) else { return };
+                let Some(c) = constant(self, 1).filter(|c| *c > 0) else { return };
                 let a = form(self, 0);
                 if op == Op::Rem {
                     // A remainder does not exceed what is divided, if that is not negative.
@@ -441,15 +586,20 @@ impl<'k> Ranges<'k> {
                         self.uppers.entry(dst).or_default().push(a.clone());
                     }
                 }
-                self.parts.insert(dst, (op, a, c));
+                self.parts.insert(dst, (op, a.clone(), c));
+                self.number(dst, Key::Op(op, vec![a, Form::constant(c)]));
             }
             Op::Min => {
-                let both = [form(self, 0), form(self, 1)];
-                self.uppers.entry(dst).or_default().extend(both);
+                let mut both = vec![form(self, 0), form(self, 1)];
+                self.uppers.entry(dst).or_default().extend(both.clone());
+                both.sort();
+                self.number(dst, Key::Op(op, both));
             }
             Op::Max => {
-                let both = [form(self, 0), form(self, 1)];
-                self.lowers.entry(dst).or_default().extend(both);
+                let mut both = vec![form(self, 0), form(self, 1)];
+                self.lowers.entry(dst).or_default().extend(both.clone());
+                both.sort();
+                self.number(dst, Key::Op(op, both));
             }
             Op::Lt | Op::Le | Op::Gt | Op::Ge => {
                 self.conditions.insert(dst, (op, args[0], args[1]));

@@ -20,6 +20,9 @@ use super::range::{Form, Interval, Ranges, Truth};
 use super::types::{Invalid, buffer_of, check_types};
 use crate::base::machine::Numerics;
 
+/// So many times alternatives are told apart to prove one access.
+const MAX_CASES: u32 = 64;
+
 /// Checks a kernel for the CPU; the first fault found is the answer.
 pub fn verify(kernel: &Kernel) -> Result<(), Invalid> {
     check_types(kernel)?;
@@ -96,7 +99,10 @@ impl Verifier<'_> {
                 Inst::If { cond, then, els, .. } => {
                     for (side, truth) in [(then, Truth::Holds), (els, Truth::Fails)] {
                         let assumed = self.ranges.assume(*cond, truth);
-                        self.region(side)?;
+                        // Nor does a branch that is never taken.
+                        if assumed.possible {
+                            self.region(side)?;
+                        }
                         self.ranges.forget(assumed);
                     }
                 }
@@ -107,6 +113,7 @@ impl Verifier<'_> {
                         LoadMode::Gather(idx) => (*valid, self.ranges.interval(*idx)),
                     };
                     let form = self.access(at, spread)?;
+                    self.ranges.see(inst);
                     if let Buf::Scratch(s) = at.buf
                         && !self.written.contains(&s)
                     {
@@ -144,15 +151,23 @@ impl Verifier<'_> {
     }
 
     /// Checks that an access with these offsets from its address is inside the buffer.
-    fn access(&self, at: &Addr, spread: Interval) -> Result<Form, String> {
+    fn access(&mut self, at: &Addr, spread: Interval) -> Result<Form, String> {
         let len = buffer_of(self.kernel, at.buf).map_or(0, |(_, len)| len) as i128;
         let mut form = self.ranges.form(at.base);
         form.constant += at.plus as i128;
-        let bounds = self.ranges.bounds(&form);
-        let (lo, hi) = (bounds.lo.saturating_add(spread.lo), bounds.hi.saturating_add(spread.hi));
-        if lo >= 0 && hi < len {
+        let reach = |ranges: &Ranges| {
+            let bounds = ranges.bounds(&form);
+            (bounds.lo.saturating_add(spread.lo), bounds.hi.saturating_add(spread.hi))
+        };
+        let inside = |ranges: &Ranges| {
+            let (lo, hi) = reach(ranges);
+            lo >= 0 && hi < len
+        };
+        let mut cases = MAX_CASES;
+        if self.ranges.in_all_cases(&inside, &mut cases) {
             return Ok(form);
         }
+        let (lo, hi) = reach(&self.ranges);
         Err(format!("elements {lo} to {hi} of {}, which has {len}", self.name(at.buf)))
     }
 

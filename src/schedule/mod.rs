@@ -16,5 +16,6 @@ mod memory_place;
 mod memory_search;
 pub mod order;
 pub mod program;
+pub mod proof;
 mod rules;
 pub mod trace;
