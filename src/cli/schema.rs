@@ -166,7 +166,12 @@ fn schema(name: &str) -> Option<Json> {
         "inspect fusion" => object(&[
             (
                 "groups",
-                list(object(&[("id", int()), ("anchor", maybe("string")), ("ops", list(text()))])),
+                list(object(&[
+                    ("id", int()),
+                    ("anchor", maybe("string")),
+                    ("ops", list(text())),
+                    ("packed", list(text())),
+                ])),
             ),
             (
                 "decisions",

@@ -104,8 +104,9 @@ pub struct Assumed {
     bounds: Vec<(Val, bool)>,
     /// Forms that are at most 0 now.
     gaps: Vec<Form>,
-    /// Undecided alternatives before.
+    /// Undecided alternatives and facts before.
     open: usize,
+    facts: usize,
     /// False where it contradicts what is known: the branch is never taken.
     pub possible: bool,
 }
@@ -129,6 +130,8 @@ pub struct Ranges<'k> {
     same: BTreeMap<Val, Val>,
     /// Pairs of conditions of which at least one fails.
     open: Vec<(Val, Val)>,
+    /// Forms with larger coefficients that are at most 0.
+    facts: Vec<Form>,
 }
 
 impl<'k> Ranges<'k> {
@@ -146,6 +149,7 @@ impl<'k> Ranges<'k> {
             first: BTreeMap::new(),
             same: BTreeMap::new(),
             open: vec![],
+            facts: vec![],
         }
     }
 
@@ -197,16 +201,20 @@ impl<'k> Ranges<'k> {
         let mut rest = form.clone();
         rest.terms.remove(&v);
         let mut best = self.greatest(&rest, steps).saturating_add(c.saturating_mul(end));
-        let quotient = self.quotient(v, c, &rest);
-        let exact = quotient.iter().map(|(c, form)| (*c, form));
-        for (c, bound) in bounds.into_iter().map(|form| (c, form)).chain(exact) {
+        let replaced = bounds.into_iter().filter_map(|bound| rest.plus(c, bound));
+        let quotient = self.quotient(v, c, &rest).and_then(|(c, bound)| rest.plus(c, &bound));
+        // What is at most 0, taken away so many times that the atom cancels out.
+        let without = self.facts.iter().filter_map(|fact| {
+            let (last, by) = fact.terms.last_key_value()?;
+            let times = (*last == v && c % by == 0).then(|| c / by).filter(|n| *n > 0)?;
+            form.plus(-times, fact)
+        });
+        for simpler in replaced.chain(quotient).chain(without) {
             if *steps == 0 {
                 break;
             }
             *steps -= 1;
-            if let Some(replaced) = rest.plus(c, bound) {
-                best = best.min(self.greatest(&replaced, steps));
-            }
+            best = best.min(self.greatest(&simpler, steps));
         }
         best
     }
@@ -327,8 +335,8 @@ impl<'k> Ranges<'k> {
 
     /// Takes a condition as true, or as false, until `forget` gets what this returns.
     pub fn assume(&mut self, cond: Val, truth: Truth) -> Assumed {
-        let open = self.open.len();
-        let mut assumed = Assumed { bounds: vec![], gaps: vec![], open, possible: true };
+        let (open, facts) = (self.open.len(), self.facts.len());
+        let mut assumed = Assumed { bounds: vec![], gaps: vec![], open, facts, possible: true };
         self.suppose(cond, truth, &mut assumed);
         // Not both: if one surely holds, the other does not. What an outer branch left open, and then
         // what that decides, may be decided now.
@@ -382,6 +390,9 @@ impl<'k> Ranges<'k> {
             let side = if upper { &mut self.uppers } else { &mut self.lowers };
             side.entry(v).or_default().push(bound);
             assumed.bounds.push((v, upper));
+        }
+        if gap.terms.last_key_value().is_some_and(|(_, c)| c.abs() > 1) {
+            self.facts.push(gap.clone());
         }
         assumed.gaps.push(gap);
     }
@@ -503,6 +514,7 @@ impl<'k> Ranges<'k> {
     /// Ends an assumption.
     pub fn forget(&mut self, assumed: Assumed) {
         self.open.truncate(assumed.open);
+        self.facts.truncate(assumed.facts);
         for (v, upper) in assumed.bounds.into_iter().rev() {
             let side = if upper { &mut self.uppers } else { &mut self.lowers };
             side.entry(v).or_default().pop();

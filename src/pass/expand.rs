@@ -1,12 +1,14 @@
-//! Expansion: composites become their definition in simpler ops.
+//! Expansion: composites become their definition in simpler ops, and the ops of a `do` take its place:
+//! the groups that the scheduler makes are the only ones that it finds.
 //!
 //! The pass expands every composite; the scheduler expands only those that no generator claims, by
 //! [`expand_where`]. What an expansion builds may be composite again, so the walk is repeated.
 
 use super::PassCtx;
+use super::algebra::inline;
 use super::rebuild::{Visit, rebuild};
 use crate::base::codes;
-use crate::ir::op::{Class, ExpandCtx, OpCtx, OpError};
+use crate::ir::op::{Class, ExpandCtx, OpCtx, OpError, RegionKind};
 use crate::ir::{Builder, Graph, Node};
 
 /// Deeper definitions of composites by composites than this are a bug of the op table.
@@ -45,14 +47,21 @@ pub fn expand_round(
 ) -> Result<bool, OpError> {
     let mut changed = false;
     rebuild(graph, &mut |graph, _, node| {
-        let Some(expand) = node.op.row.expand else { return Ok(Visit::Keep(node)) };
+        if node.op.row.expand.is_none() && !matches!(node.regions[..], [_]) {
+            return Ok(Visit::Keep(node));
+        }
         let types: Vec<_> = node.operands().iter().map(|v| graph.ty(*v).clone()).collect();
         let ctx = OpCtx { op: &node.op, types: &types, regions: &node.regions };
-        let composite = (node.op.row.class)(&ctx) == Class::Composite;
-        if !composite || !wanted(graph, &node) || !cx.allow(node.op.row.name) {
+        let class = (node.op.row.class)(&ctx);
+        let expands = matches!(class, Class::Composite | Class::Region(RegionKind::Do));
+        if !expands || !wanted(graph, &node) || !cx.allow(node.op.row.name) {
             return Ok(Visit::Keep(node));
         }
         changed = true;
+        let Some(expand) = node.op.row.expand else {
+            // What stands in a `do` may as well stand around it.
+            return Ok(Visit::Replace(inline(graph, &node.regions[0], node.operands())));
+        };
         let mut b = Builder { graph, loc: node.loc.clone() };
         let ctx = ExpandCtx {
             op: &node.op,

@@ -52,6 +52,9 @@ pub struct Fusion {
 pub struct GroupInfo {
     pub ops: Vec<&'static str>,
     pub anchor: Option<&'static str>,
+    /// Parameters that the group reads in packed form. The views that undo the packing are no ops of
+    /// the model, so `ops` and the decisions leave them out.
+    pub packed: Vec<Arc<str>>,
 }
 
 /// A decision in words: nodes as `name %id` of the graph before fusion.
@@ -86,6 +89,7 @@ pub(super) struct Planner<'a> {
     /// The groups that a node is a member of.
     pub member_of: BTreeMap<NodeId, BTreeSet<usize>>,
     escapes: BTreeSet<NodeId>,
+    unpacks: BTreeMap<NodeId, Arc<str>>,
     decisions: Vec<Decision>,
 }
 
@@ -95,7 +99,8 @@ impl<'a> Planner<'a> {
         let outputs = graph.outputs.iter().map(|o| o.value.node);
         let escapes = outputs.chain(graph.states.iter().map(|s| s.next.node)).collect();
         let (groups, member_of, decisions) = (vec![], BTreeMap::new(), vec![]);
-        Planner { graph, mode, kinds, groups, member_of, escapes, decisions }
+        let unpacks = unpacking(graph);
+        Planner { graph, mode, kinds, groups, member_of, escapes, unpacks, decisions }
     }
 
     fn visit(&mut self, id: NodeId) {
@@ -250,6 +255,7 @@ impl<'a> Planner<'a> {
         decisions.sort_by_key(|d| (d.producer, d.consumer));
         let decisions = decisions
             .into_iter()
+            .filter(|d| !self.unpacks.contains_key(&d.producer))
             .map(|d| DecisionRow {
                 producer: name(d.producer),
                 consumer: name(d.consumer),
@@ -289,7 +295,11 @@ impl<'a> Planner<'a> {
         let mut info = GroupInfo::default();
         for id in &members {
             let node = self.graph.node(*id);
-            info.ops.push(node.op.row.name);
+            match self.unpacks.get(id) {
+                None => info.ops.push(node.op.row.name),
+                Some(name) if info.packed.contains(name) => {}
+                Some(name) => info.packed.push(name.clone()),
+            }
             if group.anchor == Some(*id) {
                 info.anchor = Some(node.op.row.name);
             }
@@ -369,6 +379,27 @@ impl<'a> Planner<'a> {
         let new = region.add(Node::new(node.op.clone(), operands, node.results.clone()));
         Ok((0..node.results.len() as u16).map(|result| Value { node: new, result }).collect())
     }
+}
+
+/// The views that undo the packing of a parameter, with its name before `layout` packed it.
+fn unpacking(graph: &Graph) -> BTreeMap<NodeId, Arc<str>> {
+    let mut found: BTreeMap<NodeId, Arc<str>> = BTreeMap::new();
+    for id in graph.topological() {
+        let (op::Class::View(_), [from]) = (graph.class(id), graph.node(id).operands()) else {
+            continue;
+        };
+        let source = graph.node(from.node);
+        let name = match graph.class(from.node) {
+            op::Class::Source(op::Source::Param) => {
+                source.op.str("name").split_once('@').map(|(plain, _)| plain.into())
+            }
+            _ => found.get(&from.node).cloned(),
+        };
+        if let Some(name) = name {
+            found.insert(id, name);
+        }
+    }
+    found
 }
 
 /// Adds the expansion of a composite, and the expansions of what that contains.

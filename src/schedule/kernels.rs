@@ -125,7 +125,7 @@ pub fn copy(dtype: DType, elements: usize) -> Work {
 /// Names of the ops of a step that is not a fusion group.
 pub fn info(graph: &Graph, id: NodeId) -> GroupInfo {
     let name = graph.node(id).op.row.name;
-    GroupInfo { ops: vec![name], anchor: Some(name) }
+    GroupInfo { ops: vec![name], anchor: Some(name), packed: vec![] }
 }
 
 /// Whether the launch of a `do` node may write this result over this operand.

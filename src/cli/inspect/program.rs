@@ -17,8 +17,10 @@ fn plan(model: &Model) -> Result<Arc<Plan>, Failure> {
 pub fn fusion(model: &Model) -> Result<Json, Failure> {
     let plan = plan(model)?;
     let f = &plan.fusion;
-    let groups =
-        f.groups.iter().map(|(id, g)| json!({ "id": id.0, "anchor": g.anchor, "ops": g.ops }));
+    let groups = f.groups.iter().map(|(id, g)| {
+        let packed: Vec<&str> = g.packed.iter().map(|name| &**name).collect();
+        json!({ "id": id.0, "anchor": g.anchor, "ops": g.ops, "packed": packed })
+    });
     let decisions = f.decisions.iter().map(|d| {
         json!({
             "producer": d.producer, "consumer": d.consumer, "fused": d.fused, "reason": d.reason,
@@ -39,6 +41,9 @@ pub fn fusion_text(view: &Json) -> String {
             g["anchor"].as_str().unwrap_or("-"),
             words(&g["ops"])
         ));
+        for name in g["packed"].as_array().into_iter().flatten().filter_map(|n| n.as_str()) {
+            text.push_str(&format!("{:>10}  weight {name} (packed)\n", ""));
+        }
     }
     for d in view["decisions"].as_array().into_iter().flatten() {
         let fused = d["fused"].as_bool().unwrap_or(false);

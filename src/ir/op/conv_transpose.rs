@@ -121,7 +121,7 @@ fn infer(ctx: &OpCtx, axes: usize) -> Result<Vec<TensorType>, OpError> {
         let stride = Dim::from(form.stride[i]);
         let steps = x[i + 2].sub(&Dim::ONE).and_then(|d| d.mul(&stride));
         let extent = steps.and_then(|d| d.add(&Dim::Const(rest))).ok_or_else(OpError::overflow)?;
-        if extent.as_const().is_some_and(|v| v < 0) || x[i + 2] == Dim::Const(0) {
+        if extent.as_const().is_some_and(|v| v < 1) || x[i + 2] == Dim::Const(0) {
             return Err(ctx.clash(format!("nothing is left of spatial axis {i}")));
         }
         dims.push(extent);

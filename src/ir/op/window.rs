@@ -89,14 +89,18 @@ pub static ROWS: &[OpRow] = &[
                 "count_include_pad",
                 AttrKind::Bool,
                 Preset::Bool(true),
-                "divide by the size of the window; else by the number of its elements inside `x`",
+                "divide by the number of elements inside `x` and its padding, without what \
+                 `ceil_mode` adds; else by the number of those inside `x`",
             ),
         ],
         results: &["y"],
         infer: infer_avg_pool,
-        eval: |ctx| Ok(vec![avg_pool(&window_of(ctx), &ctx.operands[0], &ctx.result_shape(0))]),
-        class: |ctx| class_pool(ctx, avg_kind(ctx.op)),
-        expand: None,
+        eval: eval_avg_pool,
+        class: |ctx| match counts_some(ctx.op) {
+            true => Class::Composite,
+            false => class_pool(ctx, avg_kind(ctx.op)),
+        },
+        expand: Some(expand_avg_pool),
         gradient: Gradient::Unwritten,
         tolerance: Tolerance::SUM,
         samples: avg_pool_samples,
@@ -366,14 +370,62 @@ fn infer_max_pool(ctx: &OpCtx) -> Result<Vec<TensorType>, OpError> {
 
 fn infer_avg_pool(ctx: &OpCtx) -> Result<Vec<TensorType>, OpError> {
     let dtype = ctx.same_float(&["x"])?;
-    let g = pool_geometry(ctx, avg_kind(ctx.op))?;
-    let unpadded = matches!(ctx.op.attr("pad"), Attr::Int(0));
-    if ctx.op.bool("ceil_mode") && ctx.op.bool("count_include_pad") && !unpadded {
-        // The padding counts but what lies beyond it does not: three kinds of places.
-        let error = ctx.bad_attr("`ceil_mode` with padding does not go with `count_include_pad`");
-        return Err(error.help("set `count_include_pad = false`"));
+    Ok(vec![pooled(ctx, dtype, pool_geometry(ctx, avg_kind(ctx.op))?)])
+}
+
+/// Whether padding counts but what `ceil_mode` adds beyond it does not: three kinds of places.
+fn counts_some(op: &Op) -> bool {
+    let unpadded = matches!(op.attr("pad"), Attr::Int(0));
+    op.bool("ceil_mode") && op.bool("count_include_pad") && !unpadded
+}
+
+/// The geometry, and the extents of the spatial axes with their padding.
+fn padded(ctx: &OpCtx) -> Result<(Geometry, Vec<(usize, usize)>), OpError> {
+    let g = pool_geometry(ctx, WindowKind::AvgPool { include_pad: false })?;
+    let spatial = &ctx.types[0].shape.0[2..];
+    let pads = pads(ctx, spatial, &g.spec.kernel, &g.spec.stride, &g.spec.dilation)?;
+    Ok((g, pads))
+}
+
+fn eval_avg_pool(ctx: &EvalCtx) -> Result<Vec<Tensor>, OpError> {
+    let (x, shape) = (&ctx.operands[0], ctx.result_shape(0));
+    if !counts_some(ctx.op) {
+        return Ok(vec![avg_pool(&window_of(ctx), x, &shape, None)]);
     }
-    Ok(vec![pooled(ctx, dtype, g)])
+    let (g, pads) = padded(&OpCtx { op: ctx.op, types: &[x.ty()], regions: &[] })?;
+    let extents: Vec<usize> =
+        x.shape()[2..].iter().zip(pads).map(|(n, (lo, hi))| n + lo + hi).collect();
+    Ok(vec![avg_pool(&g.spec, x, &shape, Some(&extents))])
+}
+
+/// Where some places count: zeros around `x`, of which all count, and the windows that begin in
+/// the padding behind cut off again.
+fn expand_avg_pool(b: &mut Builder, ctx: &ExpandCtx) -> Result<Vec<Value>, OpError> {
+    let (g, pads) = padded(&OpCtx { op: ctx.op, types: ctx.types, regions: &[] })?;
+    let zero = b.scalar(ctx.types[0].dtype, 0.0);
+    let widths = pads.iter().flat_map(|(lo, hi)| [*lo as i64, *hi as i64]);
+    let widths = [0; 4].into_iter().chain(widths).collect();
+    let x = b.op("pad_with", &[ctx.operands[0], zero], &[("pad", Attr::Ints(widths))])?;
+    let ints = |v: &[usize]| Attr::Ints(v.iter().map(|n| *n as i64).collect());
+    let attrs = [
+        ("kernel", ints(&g.spec.kernel)),
+        ("stride", ints(&g.spec.stride)),
+        ("ceil_mode", Attr::Bool(true)),
+        ("count_include_pad", Attr::Bool(false)),
+    ];
+    let mut y = b.op("avg_pool", &[x], &attrs)?;
+    for (axis, wanted) in g.out.iter().enumerate() {
+        let axis = axis + 2;
+        if let (true, Some(end)) = (b.ty(y).shape.0[axis] != *wanted, wanted.as_const()) {
+            let attrs = [
+                ("starts", Attr::Ints(vec![0])),
+                ("ends", Attr::Ints(vec![end])),
+                ("axes", Attr::Ints(vec![axis as i64])),
+            ];
+            y = b.op("slice", &[y], &attrs)?;
+        }
+    }
+    Ok(vec![y])
 }
 
 /// Without padding in the attribute, all that is outside lies beyond the last window's end
@@ -431,7 +483,7 @@ fn eval_global(ctx: &EvalCtx, kind: WindowKind) -> Tensor {
     };
     let shape = [lead[0], lead[1], 1];
     let y = match kind {
-        WindowKind::AvgPool { .. } => avg_pool(&spec, &flat, &shape),
+        WindowKind::AvgPool { .. } => avg_pool(&spec, &flat, &shape, None),
         WindowKind::MaxPool | WindowKind::Conv { .. } => max_pool(&spec, &flat, &shape).remove(0),
     };
     let ones = vec![1; spatial.len()];

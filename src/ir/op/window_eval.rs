@@ -19,11 +19,13 @@ pub(super) struct Window3 {
     pub output: [usize; 3],
 }
 
+/// Three axes of one to three.
+fn three(v: &[usize], fill: usize) -> [usize; 3] {
+    std::array::from_fn(|i| (i + v.len()).checked_sub(3).map_or(fill, |k| v[k]))
+}
+
 impl Window3 {
     pub fn new(spec: &WindowSpec, input: &[usize], output: &[usize]) -> Window3 {
-        let three = |v: &[usize], fill: usize| -> [usize; 3] {
-            std::array::from_fn(|i| (i + v.len()).checked_sub(3).map_or(fill, |k| v[k]))
-        };
         let pad: Vec<usize> = spec.pad.iter().map(|p| p.0).collect();
         Window3 {
             kernel: three(&spec.kernel, 1),
@@ -49,6 +51,15 @@ impl Window3 {
         let first = self.pad[axis].saturating_sub(at).div_ceil(d);
         let end = (self.input[axis] + self.pad[axis]).saturating_sub(at).div_ceil(d);
         first.min(self.kernel[axis])..end.min(self.kernel[axis])
+    }
+
+    /// Elements of the window of result `o` before these ends, which count from where padding begins.
+    fn until(&self, o: [usize; 3], ends: &[usize; 3]) -> usize {
+        let along = |a: usize| {
+            let start = o[a] * self.stride[a];
+            (0..self.kernel[a]).filter(|k| start + k * self.dilation[a] < ends[a]).count()
+        };
+        (0..3).map(along).product()
     }
 
     /// Where element `k` of the window of result `o` is; it must be inside.
@@ -176,10 +187,17 @@ pub(super) fn max_pool(spec: &WindowSpec, x: &Tensor, shape: &[usize]) -> Vec<Te
     vec![convert(&y, dtype), Tensor::from_slice(shape, &index)]
 }
 
-/// The means.
-pub(super) fn avg_pool(spec: &WindowSpec, x: &Tensor, shape: &[usize]) -> Tensor {
+/// The means. With `counted` (extents of the axes from the first window's start), what lies before
+/// their ends counts.
+pub(super) fn avg_pool(
+    spec: &WindowSpec,
+    x: &Tensor,
+    shape: &[usize],
+    counted: Option<&[usize]>,
+) -> Tensor {
     let window = Window3::new(spec, x.shape(), shape);
     let whole = spec.kind == WindowKind::AvgPool { include_pad: true };
+    let ends = counted.map(|v| three(v, 1));
     let (dtype, wide) = (x.dtype(), widen(x));
     let image = volume(&window.input);
     let y = with_real!(dtype, T => {
@@ -192,7 +210,11 @@ pub(super) fn avg_pool(spec: &WindowSpec, x: &Tensor, shape: &[usize]) -> Tensor
                     sum = sum.plus(x[i]);
                     count += 1;
                 });
-                let by = if whole { volume(&window.kernel) } else { count };
+                let by = match &ends {
+                    Some(ends) => window.until(o, ends),
+                    None if whole => volume(&window.kernel),
+                    None => count,
+                };
                 y.push(sum.over(T::of(by as f64)));
             });
         }
@@ -263,10 +285,20 @@ mod tests {
         assert_eq!(pools[0].as_slice::<f32>()[2], 3.0);
         let x = Tensor::from_slice(&[1, 1, 3], &[2f32, 4.0, 9.0]);
         let kind = WindowKind::AvgPool { include_pad: true };
-        let all = avg_pool(&spec(kind, 2, 2, 1, 1), &x, &[1, 1, 2]);
+        let all = avg_pool(&spec(kind, 2, 2, 1, 1), &x, &[1, 1, 2], None);
         assert_eq!(all.as_slice::<f32>(), [1.0, 6.5]);
         let kind = WindowKind::AvgPool { include_pad: false };
-        let inside = avg_pool(&spec(kind, 2, 2, 1, 1), &x, &[1, 1, 2]);
+        let inside = avg_pool(&spec(kind, 2, 2, 1, 1), &x, &[1, 1, 2], None);
         assert_eq!(inside.as_slice::<f32>(), [2.0, 6.5]);
+    }
+
+    /// PyTorch's `avg_pool1d(kernel_size = 4, stride = 3, padding = 1, ceil_mode = True)`: the last
+    /// window has one element, one of padding, and two beyond.
+    #[test]
+    fn what_ceil_mode_adds_does_not_count() {
+        let x = Tensor::from_slice(&[1, 1, 6], &[1f32, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        let s = spec(WindowKind::AvgPool { include_pad: false }, 4, 3, 1, 1);
+        let y = avg_pool(&s, &x, &[1, 1, 3], Some(&[8]));
+        assert_eq!(y.as_slice::<f32>(), [1.5, 4.5, 3.0]);
     }
 }

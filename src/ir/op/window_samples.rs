@@ -93,6 +93,11 @@ pub(super) fn avg_pool_samples() -> Vec<Sample> {
         sample([x.clone()], &[kernel(&[3]), stride.clone(), pad.clone()]),
         sample([x.clone()], &[kernel(&[3]), stride.clone(), pad.clone(), inside.clone()]),
         sample([x.clone()], &[kernel(&[3]), stride.clone(), flag("ceil_mode", true)]),
+        sample([x.clone()], &[kernel(&[3]), stride.clone(), pad.clone(), flag("ceil_mode", true)]),
+        sample(
+            [f32s(&[1, 2, 7, 8], 5)],
+            &[kernel(&[2, 4]), ints("stride", &[4, 4]), pad.clone(), flag("ceil_mode", true)],
+        ),
         sample([x], &[kernel(&[3]), stride, pad.clone(), inside, flag("ceil_mode", true)]),
         sample([f32s(&[2, 3, 11], 2)], &[kernel(&[3])]),
         sample([f32s(&[1, 2, 4, 5, 6], 3)], &[kernel(&[2, 3, 2]), word("same")]),

@@ -16,6 +16,8 @@ mod elementwise;
 mod region;
 mod view;
 
+pub use region::inline;
+
 use super::rebuild::{Visit, rebuild};
 use super::{PassCtx, class_of, constant};
 use crate::base::TensorType;
