@@ -51,6 +51,7 @@ fn kernels_of_the_examples_are_proved() {
     for (name, model, dims) in [
         ("iris/iris.dl", None, batch),
         ("digits/digits.dl", Some("cnn"), batch),
+        ("digits/digits.dl", Some("mlp"), &[("batch", 360)]),
         ("resnet/resnet.dl", None, batch),
         ("mobilenet/mobilenet.dl", None, batch),
         ("transformer/transformer.dl", None, &[("batch", 2), ("seq", 17)]),

@@ -330,7 +330,31 @@ impl<'k> Ranges<'k> {
             self.uppers.entry(counter).or_default().push(upper);
         }
         let lower = self.form(lo);
+        if step > 1 {
+            let ends = self.last_of_steps(&lower, &self.form(hi), step as i128);
+            self.uppers.entry(counter).or_default().extend(ends);
+        }
         self.lowers.entry(counter).or_default().push(lower);
+    }
+
+    /// Upper bounds of a counter that begins at a multiple of its step, but for a constant: the last
+    /// such number before each form that the end does not exceed and that is one, too.
+    fn last_of_steps(&self, lo: &Form, hi: &Form, step: i128) -> Vec<Form> {
+        let aligned = |form: &Form| form.terms.values().all(|c| c % step == 0);
+        if !aligned(lo) {
+            return vec![];
+        }
+        let mut ends = vec![hi.clone()];
+        if let Some((v, 1)) = hi.terms.first_key_value().filter(|_| hi.terms.len() == 1) {
+            let bounds = self.uppers.get(v).into_iter().flatten();
+            ends.extend(bounds.filter_map(|b| b.plus(hi.constant, &Form::constant(1))));
+        }
+        ends.retain(aligned);
+        let first = lo.constant.rem_euclid(step);
+        for end in &mut ends {
+            end.constant = first + (end.constant - 1 - first).div_euclid(step) * step;
+        }
+        ends
     }
 
     /// Takes a condition as true, or as false, until `forget` gets what this returns.
