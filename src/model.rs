@@ -246,6 +246,15 @@ impl Model {
         &self,
         inputs: &BTreeMap<String, Tensor>,
     ) -> Result<Vec<(String, Tensor)>, Diagnostics> {
+        self.run_with(inputs, &mut |session| session.run())
+    }
+
+    /// As [`Model::run`], with the run itself left to the caller, who may look at each launch.
+    pub fn run_with(
+        &self,
+        inputs: &BTreeMap<String, Tensor>,
+        run: &mut dyn FnMut(&mut Session) -> Result<(), Diagnostics>,
+    ) -> Result<Vec<(String, Tensor)>, Diagnostics> {
         let mut ordered = vec![];
         for (name, ty) in self.inputs() {
             let Some(t) = inputs.get(&name) else {
@@ -264,7 +273,7 @@ impl Model {
         for (i, t) in ordered.iter().enumerate() {
             session.set_input(i, t)?;
         }
-        session.run()?;
+        run(&mut session)?;
         let names = self.outputs().into_iter().map(|(name, _)| name);
         Ok(names.enumerate().map(|(i, name)| (name, session.output(i))).collect())
     }

@@ -132,39 +132,6 @@ fn time(session: &mut Session) -> Result<f64, Diagnostics> {
     Ok(start.elapsed().as_secs_f64() * 1e4)
 }
 
-/// The name of the first buffer, in the order of launches, that holds a value that is not finite.
-#[cfg(feature = "cpu")]
-pub fn first_not_finite(
-    model: &Model,
-    inputs: &BTreeMap<String, Tensor>,
-) -> Result<Option<String>, Failure> {
-    let mut session = bound(model, inputs)?;
-    let Some(cpu) = session.cpu() else { return Ok(None) };
-    let program = cpu.executable().program().clone();
-    let mut found = None;
-    cpu.run_observed(&mut |_, buffer, bytes| {
-        let b = program.buffer(buffer);
-        let owned = crate::base::tensor::AlignedBytes::copy_of(bytes);
-        let elements = bytes.len() / b.dtype.bytes();
-        let tensor = Tensor::from_bytes(b.dtype, &[elements], owned);
-        let bad = b.dtype.is_float()
-            && tensor.is_some_and(|t| (0..elements).any(|i| !t.get_f64(i).is_finite()));
-        if bad {
-            found = Some(b.name.to_string());
-        }
-        !bad
-    });
-    Ok(found)
-}
-
-#[cfg(not(feature = "cpu"))]
-pub fn first_not_finite(
-    _: &Model,
-    _: &BTreeMap<String, Tensor>,
-) -> Result<Option<String>, Failure> {
-    Ok(None)
-}
-
 /// The most memory that this process has had, in bytes; 0 where the system does not tell.
 fn peak_rss() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::args::{Compile, later};
 use super::report::{Failure, Reporter, reason};
 use crate::artifact::{dlm, map::map_file, model_file};
+use crate::base::codes::FILE_SYSTEM;
 use crate::base::diag::Diagnostic;
 use crate::base::source::SourceMap;
 use crate::import::Weights;
@@ -175,7 +176,9 @@ fn source(
     let weights = match (weights, missing) {
         (Ok(w), _) => w,
         // Looking at a model needs no weights, so a file that is not there is no obstacle.
-        (Err(_), Missing::Ignore | Missing::Random) if args.weights.is_none() => Weights::default(),
+        (Err(d), Missing::Ignore | Missing::Random) if absent(&d) && args.weights.is_none() => {
+            Weights::default()
+        }
         (Err(d), _) => return Err(Diagnostics { sources: read.sources, list: d.list }.into()),
     };
     Ok(Loaded {
@@ -186,6 +189,11 @@ fn source(
         warnings: read.warnings,
         load_ms: 0.0,
     })
+}
+
+/// Whether the system would not open a file of weights. One that it opens has to fit.
+fn absent(d: &Diagnostics) -> bool {
+    d.list.iter().all(|d| d.code == FILE_SYSTEM)
 }
 
 /// `--weights-map`: the inside of a `weights` clause's braces.

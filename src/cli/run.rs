@@ -14,7 +14,8 @@ use crate::import::{show, value};
 use crate::ir::bind;
 use crate::ir::compare::allclose;
 use crate::ir::init::initial_value;
-use crate::model::{Model, Runs};
+use crate::model::{Diagnostics, Model, Runs};
+use crate::session::Session;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -226,20 +227,49 @@ fn checked(
     model: &Model,
     inputs: &BTreeMap<String, Tensor>,
 ) -> Result<Vec<(String, Tensor)>, Failure> {
-    let outputs = model.run(inputs)?;
-    let finite =
-        |t: &Tensor| !t.dtype().is_float() || (0..t.numel()).all(|i| t.get_f64(i).is_finite());
-    for (name, t) in inputs {
-        if !finite(t) {
-            return Err(Failure::fault(format!("input `{name}` is not finite")));
+    if let Some((name, _)) = inputs.iter().find(|(_, t)| !is_finite(t)) {
+        return Err(Failure::fault(format!("input `{name}` is not finite")));
+    }
+    let mut bad = None;
+    let outputs = model.run_with(inputs, &mut |session| {
+        bad = first_not_finite(session)?;
+        Ok(())
+    })?;
+    if let Some(name) = bad {
+        return Err(Failure::fault(format!("value `{name}` is not finite"))
+            .help("it is the first one in the order of launches"));
+    }
+    match outputs.iter().find(|(_, t)| !is_finite(t)) {
+        Some((name, _)) => Err(Failure::fault(format!("output `{name}` is not finite"))),
+        None => Ok(outputs),
+    }
+}
+
+fn is_finite(t: &Tensor) -> bool {
+    !t.dtype().is_float() || (0..t.numel()).all(|i| t.get_f64(i).is_finite())
+}
+
+/// Runs once. The name of the first buffer, in the order of launches, that holds a value that is not
+/// finite, where the target shows its launches; the run ends there.
+#[cfg(feature = "cpu")]
+fn first_not_finite(session: &mut Session) -> Result<Option<String>, Diagnostics> {
+    let Some(cpu) = session.cpu() else { return session.run().map(|()| None) };
+    let program = cpu.executable().program().clone();
+    let mut found = None;
+    cpu.run_observed(&mut |_, buffer, bytes| {
+        let b = program.buffer(buffer);
+        let owned = crate::base::tensor::AlignedBytes::copy_of(bytes);
+        let tensor = Tensor::from_bytes(b.dtype, &[bytes.len() / b.dtype.bytes()], owned);
+        let good = tensor.is_none_or(|t| is_finite(&t));
+        if !good {
+            found = Some(b.name.to_string());
         }
-    }
-    match super::bench::first_not_finite(model, inputs)? {
-        Some(name) => Err(Failure::fault(format!("value `{name}` is not finite"))
-            .help("it is the first one in the order of launches")),
-        None => match outputs.iter().find(|(_, t)| !finite(t)) {
-            Some((name, _)) => Err(Failure::fault(format!("output `{name}` is not finite"))),
-            None => Ok(outputs),
-        },
-    }
+        good
+    });
+    Ok(found)
+}
+
+#[cfg(not(feature = "cpu"))]
+fn first_not_finite(session: &mut Session) -> Result<Option<String>, Diagnostics> {
+    session.run().map(|()| None)
 }
