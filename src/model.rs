@@ -210,6 +210,11 @@ impl Model {
         self.source.open_dims().into_iter().map(|d| d.symbol).collect()
     }
 
+    /// The plans that were made so far.
+    pub fn plans(&self) -> Vec<Arc<Plan>> {
+        self.plans.lock().expect("no panic holds the lock").values().cloned().collect()
+    }
+
     /// The plan for these dimensions; made once.
     pub fn plan(&self, dims: &Bindings) -> Result<Arc<Plan>, Diagnostics> {
         if let Some(plan) = self.plans.lock().expect("no panic holds the lock").get(dims) {

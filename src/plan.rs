@@ -1,6 +1,7 @@
 //! A model with all its dimensions bound: the program, and what runs it.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use crate::base::Tensor;
 use crate::base::diag::Diagnostic;
@@ -31,9 +32,12 @@ pub struct Plan {
     /// Without values of constants.
     pub program: Program,
     constants: Vec<(usize, Tensor)>,
+    /// What scheduling and the making of kernels took, in milliseconds.
+    pub schedule_ms: f64,
     ready: OnceLock<Arc<Program>>,
     #[cfg(feature = "cpu")]
     executable: OnceLock<Arc<Executable>>,
+    code_ms: OnceLock<f64>,
 }
 
 impl Plan {
@@ -43,9 +47,11 @@ impl Plan {
         let passes = pipeline::optimize(&mut lowered, steps, &options.control, &mut |_, _| {})
             .map_err(|e| Diagnostic::error("E0705", None, e.to_string()))?;
         let machine = &options.target.machine;
+        let start = Instant::now();
         let Scheduled { recipe, fusion, assembled } =
             pipeline::schedule(&lowered, options.level, machine).map_err(of_op)?;
         let program = assembled.program;
+        let schedule_ms = start.elapsed().as_secs_f64() * 1e3;
         if options.control.verify_each || cfg!(debug_assertions) {
             proof::prove(&program).map_err(Diagnostics::of)?;
         }
@@ -63,10 +69,17 @@ impl Plan {
             recipe,
             program,
             constants: assembled.constants,
+            schedule_ms,
             ready: OnceLock::new(),
             #[cfg(feature = "cpu")]
             executable: OnceLock::new(),
+            code_ms: OnceLock::new(),
         })
+    }
+
+    /// What making machine code took, in milliseconds, once there is some.
+    pub fn code_ms(&self) -> Option<f64> {
+        self.code_ms.get().copied()
     }
 
     /// The program with its constants.
@@ -102,9 +115,11 @@ impl Plan {
             return Ok(e.clone());
         }
         let program = self.ready(weights)?;
+        let start = Instant::now();
         let how = code_options(&program, options);
         let made = Executable::compile(program, &options.target, how)
             .map_err(|e| Diagnostics::from(e.diagnostic()))?;
+        self.code_ms.get_or_init(|| start.elapsed().as_secs_f64() * 1e3);
         Ok(self.executable.get_or_init(|| Arc::new(made)).clone())
     }
 }

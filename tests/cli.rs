@@ -293,3 +293,19 @@ fn builds_are_equal() {
     }
     let _ = std::fs::remove_dir_all(&dir);
 }
+
+/// A trace of `run` holds everything from the first pass to the launches.
+#[test]
+fn traces_hold_passes_code_and_launches() {
+    let dir = folder("trace");
+    let line = "dlc run examples/iris/iris.dl --input f32[1,4]:6,2,4,1 --trace t.json";
+    let o = call(&dir, line);
+    assert_eq!(o.status, 0, "{}", o.stderr);
+    let text = std::fs::read_to_string(dir.join("t.json")).unwrap();
+    let trace: Json = serde_json::from_str(&text).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    for category in ["pass", "lowering", "schedule", "code", "launch"] {
+        assert!(events.iter().any(|e| e["cat"] == category), "no {category} in {text}");
+    }
+    let _ = std::fs::remove_dir_all(&dir);
+}

@@ -117,7 +117,7 @@ pub struct Compile {
     /// Stop after this pass
     #[arg(long, value_name = "PASS")]
     pub stop_after: Option<String>,
-    /// Write a Chrome trace of the passes
+    /// Write a Chrome trace of the passes; of `run` also code generation and launches
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
     #[arg(long, hide = true)]

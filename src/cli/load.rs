@@ -15,6 +15,7 @@ use crate::import::Weights;
 use crate::ir::Graph;
 use crate::load::{self, Files};
 use crate::model::{Diagnostics, Model, Options, WeightSource};
+use crate::pass::PassStat;
 
 /// `FILE`, `FILE:NAME`, or `-`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -232,7 +233,7 @@ impl Loaded {
         })
         .map_err(|d| Diagnostics { sources: self.sources, list: d.list })?;
         dumped?;
-        trace(args, &model)?;
+        trace(args, &model, &[])?;
         if args.time_passes || reporter.verbose {
             for p in model.passes() {
                 let (before, after) = (p.nodes_before, p.nodes_after);
@@ -274,18 +275,36 @@ pub fn model(
     load(spec, args, missing)?.compile(args, reporter)
 }
 
-/// Writes what compiling took as a Chrome trace.
-fn trace(args: &Compile, model: &Model) -> Result<(), Failure> {
+/// Writes what compiling took as a Chrome trace: passes, and for the plans that were made lowering,
+/// scheduling and code generation; then launches with their microseconds.
+pub fn trace(args: &Compile, model: &Model, launches: &[(String, f64)]) -> Result<(), Failure> {
     let Some(path) = &args.trace else { return Ok(()) };
-    let mut at = 0.0;
-    let mut events = vec![];
-    for p in model.passes() {
+    let (mut at, mut events) = (0.0, vec![]);
+    let mut add = |name: &str, category: &str, us: f64, args: serde_json::Value| {
         events.push(json!({
-            "name": p.pass, "cat": "pass", "ph": "X", "pid": 1, "tid": 1,
-            "ts": at, "dur": p.ms * 1e3,
-            "args": { "nodes_before": p.nodes_before, "nodes_after": p.nodes_after },
+            "name": name, "cat": category, "ph": "X", "pid": 1, "tid": 1,
+            "ts": at, "dur": us, "args": args,
         }));
-        at += p.ms * 1e3;
+        at += us;
+    };
+    let nodes =
+        |p: &PassStat| json!({ "nodes_before": p.nodes_before, "nodes_after": p.nodes_after });
+    for p in model.passes() {
+        add(p.pass, "pass", p.ms * 1e3, nodes(p));
+    }
+    for plan in model.plans() {
+        for p in &plan.passes {
+            add(p.pass, "lowering", p.ms * 1e3, nodes(p));
+        }
+        let launches = plan.program.launches.len();
+        add("schedule", "schedule", plan.schedule_ms * 1e3, json!({ "launches": launches }));
+        if let Some(ms) = plan.code_ms() {
+            let kernels = plan.program.kernels.len();
+            add("code generation", "code", ms * 1e3, json!({ "kernels": kernels }));
+        }
+    }
+    for (name, us) in launches {
+        add(name, "launch", *us, json!({}));
     }
     let text = serde_json::to_string(&json!({ "traceEvents": events }));
     let text = text.expect("a JSON value is printable");

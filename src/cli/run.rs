@@ -68,7 +68,7 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
     let expected = named(&args.expect, &outputs_of, "output", "--expect NAME=VALUE")?;
     let outputs = match args.check_nan {
         true => checked(&model, &inputs)?,
-        false => model.run(&inputs)?,
+        false => traced(&model, &inputs, &args.compile)?,
     };
     for (name, path) in &targets {
         let tensor = &outputs.iter().find(|(n, _)| n == name).expect("names are checked").1;
@@ -220,6 +220,42 @@ pub fn random(name: &str, ty: &TensorType, seed: u64) -> Result<Tensor, Failure>
     }
     let tensor = Tensor::from_bytes(ty.dtype, floats.shape(), bytes);
     Ok(tensor.expect("as many bytes as the type says"))
+}
+
+/// A run; with `--trace` its launches are timed, and the trace is written anew with all there is.
+fn traced(
+    model: &Model,
+    inputs: &BTreeMap<String, Tensor>,
+    args: &Compile,
+) -> Result<Vec<(String, Tensor)>, Failure> {
+    if args.trace.is_none() {
+        return Ok(model.run(inputs)?);
+    }
+    let mut launches = vec![];
+    let outputs = model.run_with(inputs, &mut |session| {
+        launches = timed(session)?;
+        Ok(())
+    })?;
+    load::trace(args, model, &launches)?;
+    Ok(outputs)
+}
+
+/// Runs once. What each launch computes and its microseconds, where the target shows its launches.
+#[cfg(feature = "cpu")]
+fn timed(session: &mut Session) -> Result<Vec<(String, f64)>, Diagnostics> {
+    let Some(cpu) = session.cpu() else { return session.run().map(|()| vec![]) };
+    let program = cpu.executable().program().clone();
+    let mut times = vec![];
+    cpu.run_timed(&mut times);
+    let row = |(id, t): &(_, std::time::Duration)| {
+        (program.launch(*id).ops.join(" "), t.as_secs_f64() * 1e6)
+    };
+    Ok(times.iter().map(row).collect())
+}
+
+#[cfg(not(feature = "cpu"))]
+fn timed(session: &mut Session) -> Result<Vec<(String, f64)>, Diagnostics> {
+    session.run().map(|()| vec![])
 }
 
 /// A run that stops at the first launch whose result is not finite.
