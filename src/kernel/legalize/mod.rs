@@ -5,7 +5,8 @@
 //! removal of what nobody uses.
 //!
 //! # What an emitter must support
-//! `V` is a vector that fills a register (`vector_bytes`), `L4` and `L8` its lanes of 4 and 8 bytes.
+//! `V` is a vector that fills a register (`vector_bytes`), or one of half, a quarter … of that down to
+//! [`Form::narrowest`] bytes; `L4` and `L8` are its lanes of 4 and 8 bytes.
 //! Elements: f32, f64, i32, u32, i64, u64; scalars (s) of these, `Index`, `Mask(1)`; `Mask(L4)` and
 //! `Mask(L8)`, made by comparisons of vectors with that many lanes.
 //!
@@ -21,8 +22,8 @@
 //! | And Or Xor Not | s and V of integers, masks |
 //! | Shl Shr | s of integers; V of integers by one constant |
 //! | Lane Splat, Extract, Insert, Shuffle (one operand) | V |
-//! | Lane Concat | L4 or L8 scalars to V; two `Mask(L8)` to `Mask(L4)` |
-//! | Lane Slice | half of a `Mask(L4)`, as `Mask(L8)` |
+//! | Lane Concat | L4 or L8 scalars, or two V, to V; two masks to one |
+//! | Lane Slice | of a V, to a narrower V; of a mask; at multiples of the result's lanes |
 //! | Lane Bitcast | s and V, same width |
 //! | Lane Convert | s between all elements and Index; V between f32 and i32; narrow, see below |
 //! | Load, Store | s and V; `Splat` loads of V; `valid < lanes` only where [`Form::masked`] |
@@ -51,6 +52,8 @@ use crate::base::machine::Machine;
 pub struct Form {
     /// Bytes of a vector register; 0: scalars only.
     pub vector_bytes: u32,
+    /// Bytes of the narrowest vectors: the machine also has those in between, by powers of two.
+    pub narrowest: u32,
     /// Loads and stores of some lanes of a vector: a fill for the others, no access outside.
     pub masked: bool,
     /// Loads, stores and conversions of as many narrow integers as a vector has 4-byte lanes.
@@ -60,13 +63,15 @@ pub struct Form {
 impl Form {
     pub fn of(machine: &Machine) -> Form {
         let vector_bytes = machine.vector_bytes;
-        Form { vector_bytes, masked: vector_bytes > 16, packed: true }
+        let narrowest = vector_bytes.min(16);
+        Form { vector_bytes, narrowest, masked: vector_bytes > 16, packed: true }
     }
 
-    /// Lanes of a vector of elements of 4 or 8 bytes; 1 where there are no vectors.
-    fn lanes(self, bytes: usize) -> u16 {
+    /// Lanes of the vectors that hold `n` elements of 4 or 8 bytes; 1 where none does.
+    fn lanes(self, bytes: usize, n: u16) -> u16 {
+        let (most, least) = (self.vector_bytes as usize / bytes, self.narrowest as usize / bytes);
         match bytes {
-            4 | 8 => (self.vector_bytes as usize / bytes).max(1) as u16,
+            4 | 8 if least > 1 && n as usize >= least => n.min(most as u16),
             _ => 1,
         }
     }

@@ -65,20 +65,11 @@ impl Splitter<'_> {
 
     /// Lanes of the registers in which a value of this type is kept.
     pub(super) fn native(&self, ty: Ty) -> u16 {
-        let (n, form) = (ty.lanes(), self.form);
-        let fits = |bytes: usize| n >= form.lanes(bytes) && form.lanes(bytes) > 1;
+        let lanes = |bytes: usize| self.form.lanes(bytes, ty.lanes());
         match ty {
             Ty::Index | Ty::Scalar(_) => 1,
-            Ty::Vector(d, _) => {
-                if fits(d.bytes()) {
-                    form.lanes(d.bytes())
-                } else {
-                    1
-                }
-            }
-            Ty::Mask(_) if fits(4) => form.lanes(4),
-            Ty::Mask(_) if fits(8) => form.lanes(8),
-            Ty::Mask(_) => 1,
+            Ty::Vector(d, _) => lanes(d.bytes()),
+            Ty::Mask(_) => lanes(4).max(lanes(8)),
         }
     }
 
@@ -94,9 +85,23 @@ impl Splitter<'_> {
                 let lanes = rep.vals.iter().flat_map(|v| (0..rep.each).map(|l| (*v, l)));
                 lanes.map(|(v, l)| self.lane(v, d, l)).collect()
             }
-            d => {
+            d if rep.each == 1 => {
                 let groups = rep.vals.chunks(each as usize);
                 groups.map(|group| self.vector(d, group)).collect()
+            }
+            d if rep.each > each => {
+                let parts = (0..rep.each).step_by(each as usize);
+                let parts = rep.vals.iter().flat_map(|v| parts.clone().map(|from| (*v, from)));
+                parts.map(|(v, from)| self.part(v, d, from, each)).collect()
+            }
+            d => {
+                let mut vals = rep.vals.to_vec();
+                let mut lanes = rep.each;
+                while lanes < each {
+                    lanes *= 2;
+                    vals = vals.chunks(2).map(|pair| self.joined(pair, d, lanes)).collect();
+                }
+                vals
             }
         };
         vals.into()
@@ -107,6 +112,24 @@ impl Splitter<'_> {
         match self.b.literal(v) {
             Some(lit) => self.b.constant(Ty::of(d, 1), lit),
             None => self.b.lane(LaneOp::Extract(lane), Ty::of(d, 1), &[v]),
+        }
+    }
+
+    /// Some lanes of a vector, as a narrower one.
+    fn part(&mut self, v: Val, d: DType, from: u16, each: u16) -> Val {
+        match self.b.literal(v) {
+            Some(lit) => self.b.constant(Ty::of(d, each), lit),
+            None => self.b.lane(LaneOp::Slice(from), Ty::of(d, each), &[v]),
+        }
+    }
+
+    /// Two vectors as one.
+    fn joined(&mut self, pair: &[Val], d: DType, lanes: u16) -> Val {
+        match self.b.literal(pair[0]) {
+            Some(lit) if self.b.literal(pair[1]) == Some(lit) => {
+                self.b.constant(Ty::of(d, lanes), lit)
+            }
+            _ => self.b.lane(LaneOp::Concat, Ty::of(d, lanes), pair),
         }
     }
 
@@ -159,7 +182,7 @@ impl Splitter<'_> {
 
     /// The integer type whose vectors have this many lanes.
     fn int_of(&self, lanes: u16) -> DType {
-        if self.form.lanes(4) == lanes { DType::I32 } else { DType::I64 }
+        if self.form.lanes(4, lanes) == lanes { DType::I32 } else { DType::I64 }
     }
 
     fn vector_mask(&mut self, lanes: &[Val]) -> Val {
@@ -418,6 +441,12 @@ impl Splitter<'_> {
                 };
                 self.set(dst, each, vals);
             }
+            LaneOp::Slice(from) if self.is_part(args[0], ty, *from) => {
+                let rep = self.rep(args[0]);
+                let piece = rep.vals[(from / rep.each) as usize];
+                let part = self.part(piece, ty.dtype(), from % rep.each, each);
+                self.set(dst, each, vec![part]);
+            }
             LaneOp::Slice(from) => {
                 let lanes: Vec<u16> = (0..ty.lanes()).map(|l| from + l).collect();
                 self.shuffle(dst, args[0], &lanes);
@@ -442,6 +471,13 @@ impl Splitter<'_> {
             }
             LaneOp::Convert => self.convert(dst, args[0]),
         }
+    }
+
+    /// Whether a slice is one vector inside a wider one.
+    fn is_part(&self, v: Val, ty: Ty, from: u16) -> bool {
+        let n = ty.lanes();
+        let vector = ty.dtype().bytes() >= 4 && n > 1 && self.native(ty) == n;
+        vector && self.rep(v).each > n && from.is_multiple_of(n)
     }
 
     fn bitcast(&mut self, v: Val, to: Ty) -> Val {

@@ -6,17 +6,24 @@ use crate::kernel::ir::*;
 use crate::kernel::random::{Limits, first_difference, random_buffers, random_kernel};
 use crate::kernel::types::check_types;
 
-const FORMS: [(u32, bool, bool); 6] = [
-    (0, false, false),
-    (16, false, true),
-    (16, true, false),
-    (32, true, true),
-    (64, true, true),
-    (64, false, true),
+const FORMS: [(u32, u32, bool, bool); 8] = [
+    (0, 0, false, false),
+    (16, 16, false, true),
+    (16, 16, true, false),
+    (32, 32, true, true),
+    (32, 16, true, true),
+    (64, 64, true, true),
+    (64, 16, true, true),
+    (64, 32, false, true),
 ];
 
 fn forms() -> impl Iterator<Item = Form> {
-    FORMS.into_iter().map(|(vector_bytes, masked, packed)| Form { vector_bytes, masked, packed })
+    FORMS.into_iter().map(|(vector_bytes, narrowest, masked, packed)| Form {
+        vector_bytes,
+        narrowest,
+        masked,
+        packed,
+    })
 }
 
 /// Runs both kernels on the same buffers; they have the same bits, and the second is legal.
@@ -54,16 +61,16 @@ fn assert_legal(kernel: &Kernel, form: Form) {
         for inst in &region.insts {
             for v in inst.defs() {
                 let ty = kernel.ty(*v);
+                let n = ty.lanes();
                 let full = match ty {
                     Ty::Index => vec![1],
                     Ty::Scalar(d) | Ty::Vector(d, _) if d.bytes() >= 4 => {
-                        vec![form.lanes(d.bytes())]
+                        vec![form.lanes(d.bytes(), n)]
                     }
-                    Ty::Scalar(_) | Ty::Vector(..) if form.packed => vec![form.lanes(4)],
+                    Ty::Scalar(_) | Ty::Vector(..) if form.packed => vec![form.lanes(4, n)],
                     Ty::Scalar(_) | Ty::Vector(..) => vec![],
-                    Ty::Mask(_) => vec![form.lanes(4), form.lanes(8)],
+                    Ty::Mask(_) => vec![form.lanes(4, n), form.lanes(8, n)],
                 };
-                let n = ty.lanes();
                 assert!(n == 1 || full.contains(&n), "{ty:?} in {form:?}: {inst:?}");
                 assert!(!ty.dtype().is_narrow_float(), "{inst:?}");
             }
@@ -147,7 +154,8 @@ fn what_fits_is_not_split() {
     let w = b.op(Op::Fma, &[v, v, v]);
     b.store(Addr { buf: y, base: zero, plus: 0 }, w);
     let kernel = b.finish();
-    let form = |vector_bytes| Form { vector_bytes, masked: false, packed: false };
+    let form =
+        |vector_bytes| Form { vector_bytes, narrowest: vector_bytes, masked: false, packed: false };
     assert_eq!(legalize_to(&kernel, form(32)), dce(&kernel));
     let split = legalize_to(&kernel, form(16));
     assert_eq!(split.body.insts.len(), 1 + 3 * 2);

@@ -7,7 +7,7 @@ use super::clif::{self, Clif};
 use super::jit::{self, Code};
 use super::x86;
 use crate::base::machine::Machine;
-use crate::kernel::ir::{Inst, Kernel, Region, Ty};
+use crate::kernel::ir::{Inst, Kernel, Region};
 use crate::kernel::legalize::legalize;
 use crate::kernel::types::check_types;
 use crate::target::Target;
@@ -80,9 +80,8 @@ fn compile_one(
     worker: &mut clif::Worker,
 ) -> Result<Compiled, CodegenError> {
     let mut fallback = None;
-    let machine = suited(kernel, &target.machine);
-    if let Some(level) = x86::Level::of(&machine) {
-        let legal = legal(kernel, &machine)?;
+    if let Some(level) = x86::Level::of(&target.machine) {
+        let legal = legal(kernel, &target.machine)?;
         match x86::compile(&legal, level, effort) {
             Ok(bytes) => return Ok(Compiled { bytes, align: 64, fallback }),
             Err(x86::Reject(what)) => fallback = Some(what),
@@ -91,21 +90,6 @@ fn compile_one(
     let legal = legal(kernel, &for_cranelift(&target.machine))?;
     let compiled = clif.compile(&legal, worker)?;
     Ok(Compiled { fallback, ..compiled })
-}
-
-/// The machine with vectors no wider than the kernel's: what does not fill a register is computed
-/// in scalars.
-fn suited(kernel: &Kernel, machine: &Machine) -> Machine {
-    let bytes = |ty: &Ty| match ty {
-        Ty::Vector(d, n) => *n as u32 * d.bytes().max(4) as u32,
-        Ty::Index | Ty::Scalar(_) | Ty::Mask(_) => 0,
-    };
-    let widest = kernel.types.iter().map(bytes).max().unwrap_or(0);
-    let vector_bytes = match widest {
-        0 => machine.vector_bytes,
-        n => machine.vector_bytes.min(n.max(16)),
-    };
-    Machine { vector_bytes, ..machine.clone() }
 }
 
 /// The machine as Cranelift uses it.
@@ -122,9 +106,8 @@ pub fn print_clif(kernel: &Kernel, target: &Target) -> Result<String, CodegenErr
 
 /// The kernel's machine code as an assembly listing.
 pub fn print_assembly(kernel: &Kernel, target: &Target) -> Result<String, CodegenError> {
-    let machine = suited(kernel, &target.machine);
-    if let Some(level) = x86::Level::of(&machine) {
-        let legal = legal(kernel, &machine)?;
+    if let Some(level) = x86::Level::of(&target.machine) {
+        let legal = legal(kernel, &target.machine)?;
         if let Ok(text) = x86::print_assembly(&legal, level) {
             return Ok(text);
         }

@@ -4,26 +4,84 @@ use super::Level;
 use super::inst::{Code, View};
 use crate::base::DType;
 
+/// How many bits of a vector register an operation uses.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Width {
+    /// One element.
+    One,
+    X,
+    Y,
+    Z,
+}
+
+impl Width {
+    /// That of a vector of so many bytes.
+    pub fn of(bytes: usize) -> Option<Width> {
+        match bytes {
+            16 => Some(Width::X),
+            32 => Some(Width::Y),
+            64 => Some(Width::Z),
+            _ => None,
+        }
+    }
+}
+
 /// A shape of operands: one float or a vector of floats or integers, at a level.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Shape {
     pub level: Level,
     pub dtype: DType,
-    pub vector: bool,
+    pub width: Width,
 }
 
 impl Shape {
+    /// One float.
+    pub fn one(level: Level, dtype: DType) -> Shape {
+        Shape { level, dtype, width: Width::One }
+    }
+
+    /// A whole register.
+    pub fn full(level: Level, dtype: DType) -> Shape {
+        let width = if level == Level::V3 { Width::Y } else { Width::Z };
+        Shape { level, dtype, width }
+    }
+
+    pub fn is_vector(self) -> bool {
+        self.width != Width::One
+    }
+
     /// The view of its registers.
     pub fn view(self) -> View {
-        match (self.vector, self.level) {
-            (false, _) => View::X,
-            (true, Level::V3) => View::Y,
-            (true, Level::V4) => View::Z,
+        match self.width {
+            Width::One | Width::X => View::X,
+            Width::Y => View::Y,
+            Width::Z => View::Z,
         }
     }
 
     fn wide(self) -> bool {
         self.dtype.bytes() == 8
+    }
+
+    /// The opcode for this width, given the one for whole registers: the encoder counts opcodes of
+    /// one operation from 128 bits on.
+    pub fn fit(self, full: Code) -> Code {
+        let steps = match (self.level, self.width) {
+            (_, Width::One) | (Level::V3, Width::Y | Width::Z) | (Level::V4, Width::Z) => 0,
+            (Level::V3, Width::X) | (Level::V4, Width::Y) => 1,
+            (Level::V4, Width::X) => 2,
+        };
+        let code = match (full, steps) {
+            // These have no form of 128 bits.
+            (Code::VEX_Vbroadcastsd_ymm_m64 | Code::VEX_Vbroadcastsd_ymm_xmm, 1) => {
+                return Code::VEX_Vpbroadcastq_xmm_xmmm64;
+            }
+            (Code::EVEX_Vbroadcastsd_zmm_k1z_xmmm64, 2) => {
+                return Code::EVEX_Vpbroadcastq_xmm_k1z_xmmm64;
+            }
+            (full, steps) => full as usize - steps,
+        };
+        Code::try_from(code).unwrap_or(Code::INVALID)
     }
 }
 
@@ -34,6 +92,9 @@ macro_rules! by_shape {
         pub enum $name { $($(#[$about])* $op),* }
 
         impl $name {
+            #[cfg(test)]
+            const ALL: &[$name] = &[$($name::$op),*];
+
             /// Rows: vectors, then scalars, of AVX2; the same of AVX-512. Columns: 4 and 8 bytes.
             fn row(self) -> &'static [Code] {
                 match self { $($name::$op => &[$(Code::$code),*]),* }
@@ -153,7 +214,9 @@ by_shape! {
 impl Fp {
     pub fn code(self, shape: Shape) -> Code {
         let level = if shape.level == Level::V4 { 4 } else { 0 };
-        self.row()[level + if shape.vector { 0 } else { 2 } + shape.wide() as usize]
+        let kind = if shape.is_vector() { 0 } else { 2 };
+        let code = self.row()[level + kind + shape.wide() as usize];
+        if code == Code::INVALID { code } else { shape.fit(code) }
     }
 }
 
@@ -204,7 +267,7 @@ impl Int {
     pub fn code(self, shape: Shape) -> Option<Code> {
         let level = if shape.level == Level::V4 { 2 } else { 0 };
         let code = self.row()[level + shape.wide() as usize];
-        (code != Code::INVALID).then_some(code)
+        (code != Code::INVALID).then(|| shape.fit(code))
     }
 }
 
@@ -276,4 +339,87 @@ pub fn setcc(cc: super::inst::Cc) -> Code {
         Cc::AboveEq => Setae_rm8,
         Cc::Parity => Setp_rm8,
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The names of the opcodes say that only the width changes.
+    #[test]
+    fn narrower_opcodes_are_the_same_operation() {
+        let name = |code: Code| format!("{code:?}").replace("_er", "").replace("_sae", "");
+        let check = |shape: Shape, full: Code, code: Code| {
+            let (f, c) = (name(full), name(code));
+            let mnemonic = |n: &str| n.split('_').nth(1).map(str::to_string);
+            let moved = c.contains("Vpbroadcastq_xmm");
+            assert!(moved || mnemonic(&f) == mnemonic(&c), "{f} to {c}");
+            let own = format!("{:?}mm", shape.width).to_lowercase();
+            assert!(c.contains(&own), "{f} to {c}: no {own}");
+            assert_eq!(f.split('_').count(), c.split('_').count(), "{f} to {c}");
+        };
+        for level in [Level::V3, Level::V4] {
+            for dtype in [DType::F32, DType::F64] {
+                for width in [Width::X, Width::Y, Width::Z] {
+                    let shape = Shape { level, dtype, width };
+                    if width > Shape::full(level, dtype).width {
+                        continue;
+                    }
+                    for op in Fp::ALL {
+                        let full = op.code(Shape::full(level, dtype));
+                        if full != Code::INVALID {
+                            check(shape, full, op.code(shape));
+                        }
+                    }
+                    for op in Int::ALL {
+                        if let Some(full) = op.code(Shape::full(level, dtype)) {
+                            check(shape, full, op.code(shape).unwrap());
+                        }
+                    }
+                    for full in SHUFFLES
+                        .iter()
+                        .filter(|c| name(**c).starts_with("EVEX") == (level == Level::V4))
+                    {
+                        check(shape, *full, shape.fit(*full));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Opcodes that are named where they are used.
+    const SHUFFLES: &[Code] = &[
+        Code::VEX_Vcvtdq2ps_ymm_ymmm256,
+        Code::EVEX_Vcvtdq2ps_zmm_k1z_zmmm512b32_er,
+        Code::VEX_Vcvttps2dq_ymm_ymmm256,
+        Code::EVEX_Vcvttps2dq_zmm_k1z_zmmm512b32_sae,
+        Code::EVEX_Vpbroadcastd_zmm_k1z_r32,
+        Code::EVEX_Vpbroadcastq_zmm_k1z_r64,
+        Code::EVEX_Valignd_zmm_k1z_zmm_zmmm512b32_imm8,
+        Code::EVEX_Valignq_zmm_k1z_zmm_zmmm512b64_imm8,
+        Code::VEX_Vblendps_ymm_ymm_ymmm256_imm8,
+        Code::VEX_Vblendpd_ymm_ymm_ymmm256_imm8,
+        Code::VEX_Vpshufd_ymm_ymmm256_imm8,
+        Code::EVEX_Vpshufd_zmm_k1z_zmmm512b32_imm8,
+        Code::EVEX_Vpternlogd_zmm_k1z_zmm_zmmm512b32_imm8,
+        Code::VEX_Vpmulld_ymm_ymm_ymmm256,
+        Code::VEX_Vpmuludq_ymm_ymm_ymmm256,
+        Code::VEX_Vpsrlq_ymm_ymm_imm8,
+        Code::VEX_Vpsllq_ymm_ymm_imm8,
+        Code::VEX_Vpshufb_ymm_ymm_ymmm256,
+        Code::VEX_Vmaskmovps_ymm_ymm_m256,
+        Code::VEX_Vmaskmovpd_ymm_ymm_m256,
+        Code::VEX_Vmaskmovps_m256_ymm_ymm,
+        Code::VEX_Vmaskmovpd_m256_ymm_ymm,
+        Code::VEX_Vpmovsxbd_ymm_xmmm64,
+        Code::VEX_Vpmovzxbd_ymm_xmmm64,
+        Code::VEX_Vpmovsxwd_ymm_xmmm128,
+        Code::VEX_Vpmovzxwd_ymm_xmmm128,
+        Code::EVEX_Vpmovsxbd_zmm_k1z_xmmm128,
+        Code::EVEX_Vpmovzxbd_zmm_k1z_xmmm128,
+        Code::EVEX_Vpmovsxwd_zmm_k1z_ymmm256,
+        Code::EVEX_Vpmovzxwd_zmm_k1z_ymmm256,
+        Code::EVEX_Vpmovdb_xmmm128_k1z_zmm,
+        Code::EVEX_Vpmovdw_ymmm256_k1z_zmm,
+    ];
 }

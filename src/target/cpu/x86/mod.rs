@@ -22,7 +22,6 @@ mod select;
 #[cfg(test)]
 mod tests;
 
-use crate::base::DType;
 use crate::base::machine::{Isa, Machine};
 use crate::kernel::ir::Kernel;
 use crate::target::cpu::compile::Effort;
@@ -42,7 +41,7 @@ impl Level {
     /// The level for a machine, if this emitter is the one for it.
     pub fn of(machine: &Machine) -> Option<Level> {
         match (machine.isa, machine.vector_bytes) {
-            (Isa::X86_64V3 | Isa::X86_64V4, 32) => Some(Level::V3),
+            (Isa::X86_64V3, 32) => Some(Level::V3),
             (Isa::X86_64V4, 64) => Some(Level::V4),
             (Isa::X86_64 | Isa::X86_64V3 | Isa::X86_64V4 | Isa::Aarch64, _) => None,
         }
@@ -62,10 +61,6 @@ impl Level {
             Level::V3 => 16,
             Level::V4 => 32,
         }
-    }
-
-    fn lanes(self, dtype: DType) -> u16 {
-        (self.bytes() / dtype.bytes()) as u16
     }
 }
 

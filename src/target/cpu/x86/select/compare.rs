@@ -6,7 +6,7 @@
 use super::{Memo, Selector, Value};
 use crate::base::DType;
 use crate::kernel::ir::{Op, Ty, Val};
-use crate::target::cpu::x86::codes::{Alu, Fp, Int, Shape, cmov, setcc};
+use crate::target::cpu::x86::codes::{Alu, Fp, Int, Shape, Width, cmov, setcc};
 use crate::target::cpu::x86::inst::{Cc, Code, Inst, RegClass, Src, Test, VReg, View};
 use crate::target::cpu::x86::{Level, Res, reject};
 
@@ -89,7 +89,7 @@ impl Compare {
     }
 
     fn shape(&self, level: Level) -> Shape {
-        Shape { level, dtype: self.dtype, vector: false }
+        Shape::one(level, self.dtype)
     }
 }
 
@@ -145,11 +145,13 @@ impl Selector<'_> {
             Ty::Mask(_) => reject("a comparison of masks, which is expanded before"),
             Ty::Vector(d, _) => {
                 let (x, y) = (self.reg(a)?, self.src(b)?);
+                let shape = self.shape(ty);
                 let mask = if d.is_float() {
-                    self.compare_floats(order.float_predicate(), self.shape(ty), x, y)
+                    self.compare_floats(order.float_predicate(), shape, x, y)
                 } else {
-                    self.compare_ints(order, self.shape(ty), x, y)
+                    self.compare_ints(order, shape, x, y)
                 };
+                let mask = self.mask_of(shape, mask);
                 self.set_reg(dst, mask);
                 Ok(())
             }
@@ -223,6 +225,29 @@ impl Selector<'_> {
                 }
             }
         }
+    }
+
+    /// On AVX2 masks of 4 lanes are held in 128 bits: the even words of what a comparison of 8-byte
+    /// lanes gave.
+    fn mask_of(&mut self, shape: Shape, mask: VReg) -> VReg {
+        use Code::*;
+        if self.level == Level::V4 || shape.dtype.bytes() == 4 || shape.width != Width::Y {
+            return mask;
+        }
+        let code = VEX_Vextracti128_xmmm128_ymm_imm8;
+        let high = self.with_imm(code, View::X, View::Y, Src::Reg(mask), 1);
+        let dst = self.vreg(RegClass::Float);
+        let inst = Inst::new(VEX_Vshufps_xmm_xmm_xmmm128_imm8).def(dst, View::X);
+        self.push(inst.read(mask, View::X).read(high, View::X).imm8(0x88));
+        dst
+    }
+
+    /// The mask as operations of this shape take it.
+    fn mask_for(&mut self, shape: Shape, mask: VReg) -> VReg {
+        if self.level == Level::V4 || shape.dtype.bytes() == 4 || shape.width != Width::Y {
+            return mask;
+        }
+        self.unary(Code::VEX_Vpmovsxdq_ymm_xmmm128, View::Y, View::X, Src::Reg(mask))
     }
 
     /// What an operand reads, in a register.
@@ -347,6 +372,7 @@ impl Selector<'_> {
                 }
                 debug_assert_eq!(self.ty(cond).lanes(), n);
                 let mask = self.reg(cond)?;
+                let mask = self.mask_for(shape, mask);
                 if self.level == Level::V4 && self.literal(no).is_some_and(|l| l.bits == 0) {
                     let yes = self.src(yes)?;
                     if !matches!(yes, Src::Broadcast(_)) {
@@ -413,10 +439,7 @@ impl Selector<'_> {
             (Op::Not, &[a]) if lanes == 1 => self.alu_imm(Alu::Xor, View::R32, a, 1),
             (Op::Not, &[a]) => match self.level {
                 Level::V4 => self.unary(Code::VEX_Knotw_kr_kr, View::K, View::K, Src::Reg(a)),
-                Level::V3 => {
-                    let dtype = self.mask_dtype(lanes);
-                    self.vector_not(Shape { level: self.level, dtype, vector: true }, a)
-                }
+                Level::V3 => self.vector_not(Shape::full(self.level, DType::I32), a),
             },
             _ => return reject(format!("{op:?} on masks")),
         };
@@ -458,9 +481,7 @@ impl Selector<'_> {
                 self.unary(Code::VEX_Kmovw_kr_r32, View::K, View::R32, Src::Reg(bits))
             }
             (Level::V3, false) => self.zero(),
-            (Level::V3, true) => {
-                self.ones(Shape { level: self.level, dtype: DType::I32, vector: true })
-            }
+            (Level::V3, true) => self.ones(Shape::full(self.level, DType::I32)),
         }
     }
 }

@@ -5,7 +5,7 @@ use super::{Selector, Value};
 use crate::base::DType;
 use crate::kernel::eval;
 use crate::kernel::ir::{Lit, Ty, Val};
-use crate::target::cpu::x86::codes::{Alu, Fp, Int, Shape};
+use crate::target::cpu::x86::codes::{Alu, Fp, Int, Shape, Width};
 use crate::target::cpu::x86::inst::{Cc, Code, Inst, RegClass, Src, VReg, View};
 use crate::target::cpu::x86::linear::Linear;
 use crate::target::cpu::x86::{Level, Res, reject};
@@ -26,7 +26,7 @@ impl Selector<'_> {
         }
         match (from, to) {
             (Ty::Vector(a, _), Ty::Vector(DType::I32, _)) if a.is_int() && a.bytes() < 4 => {
-                let wide = self.widened(v, a)?;
+                let wide = self.widened(v, a, self.shape(to))?;
                 self.set_reg(dst, wide);
             }
             (Ty::Vector(DType::I32, _), Ty::Vector(b, _)) if b.is_int() && b.bytes() < 4 => {
@@ -35,11 +35,12 @@ impl Selector<'_> {
             }
             (Ty::Vector(DType::I32, _), Ty::Vector(DType::F32, _)) => {
                 let x = self.src(v)?;
-                let (code, view) = match self.level {
-                    Level::V3 => (Code::VEX_Vcvtdq2ps_ymm_ymmm256, View::Y),
-                    Level::V4 => (Code::EVEX_Vcvtdq2ps_zmm_k1z_zmmm512b32_er, View::Z),
+                let code = match self.level {
+                    Level::V3 => Code::VEX_Vcvtdq2ps_ymm_ymmm256,
+                    Level::V4 => Code::EVEX_Vcvtdq2ps_zmm_k1z_zmmm512b32_er,
                 };
-                let made = self.unary(code, view, view, x);
+                let (shape, view) = (self.shape(to), self.shape(to).view());
+                let made = self.unary(shape.fit(code), view, view, x);
                 self.set_reg(dst, made);
             }
             (Ty::Vector(DType::F32, _), Ty::Vector(DType::I32, _)) => {
@@ -60,25 +61,28 @@ impl Selector<'_> {
     }
 
     /// Narrow integers of a register or of memory, extended to 32 bits.
-    fn widened(&mut self, v: Val, from: DType) -> Res<VReg> {
+    fn widened(&mut self, v: Val, from: DType, shape: Shape) -> Res<VReg> {
         use Code::*;
         let src = match self.vals[v.0 as usize] {
             Value::Load(load) if self.info.uses[v.0 as usize] == 1 => Src::Mem(load.mem),
             _ => Src::Reg(self.reg(v)?),
         };
         let signed = from.is_signed_int();
-        let (code, part) = match (self.level, from.bytes(), signed) {
-            (Level::V3, 1, true) => (VEX_Vpmovsxbd_ymm_xmmm64, View::X),
-            (Level::V3, 1, false) => (VEX_Vpmovzxbd_ymm_xmmm64, View::X),
-            (Level::V3, _, true) => (VEX_Vpmovsxwd_ymm_xmmm128, View::X),
-            (Level::V3, _, false) => (VEX_Vpmovzxwd_ymm_xmmm128, View::X),
-            (Level::V4, 1, true) => (EVEX_Vpmovsxbd_zmm_k1z_xmmm128, View::X),
-            (Level::V4, 1, false) => (EVEX_Vpmovzxbd_zmm_k1z_xmmm128, View::X),
-            (Level::V4, _, true) => (EVEX_Vpmovsxwd_zmm_k1z_ymmm256, View::Y),
-            (Level::V4, _, false) => (EVEX_Vpmovzxwd_zmm_k1z_ymmm256, View::Y),
+        let code = match (self.level, from.bytes(), signed) {
+            (Level::V3, 1, true) => VEX_Vpmovsxbd_ymm_xmmm64,
+            (Level::V3, 1, false) => VEX_Vpmovzxbd_ymm_xmmm64,
+            (Level::V3, _, true) => VEX_Vpmovsxwd_ymm_xmmm128,
+            (Level::V3, _, false) => VEX_Vpmovzxwd_ymm_xmmm128,
+            (Level::V4, 1, true) => EVEX_Vpmovsxbd_zmm_k1z_xmmm128,
+            (Level::V4, 1, false) => EVEX_Vpmovzxbd_zmm_k1z_xmmm128,
+            (Level::V4, _, true) => EVEX_Vpmovsxwd_zmm_k1z_ymmm256,
+            (Level::V4, _, false) => EVEX_Vpmovzxwd_zmm_k1z_ymmm256,
         };
-        let view = if self.level == Level::V3 { View::Y } else { View::Z };
-        Ok(self.unary(code, view, part, src))
+        let part = match (from.bytes(), shape.width) {
+            (2, Width::Z) => View::Y,
+            _ => View::X,
+        };
+        Ok(self.unary(shape.fit(code), shape.view(), part, src))
     }
 
     /// f32 to i32: truncates, saturates, NaN gives 0. The instruction gives MIN for all that does
@@ -92,13 +96,15 @@ impl Selector<'_> {
         match self.level {
             Level::V4 => {
                 let code = Code::EVEX_Vcvttps2dq_zmm_k1z_zmmm512b32_sae;
-                self.push(Inst::new(code).def(dst, view).read(x, view).mask_zero(number));
+                self.push(
+                    Inst::new(shape.fit(code)).def(dst, view).read(x, view).mask_zero(number),
+                );
                 let most = self.bits_src(shape, 0x7fff_ffff);
                 self.blend(shape, over, dst, most)
             }
             Level::V3 => {
                 let code = Code::VEX_Vcvttps2dq_ymm_ymmm256;
-                self.push(Inst::new(code).def(dst, view).read(x, view));
+                self.push(Inst::new(shape.fit(code)).def(dst, view).read(x, view));
                 let ints = Shape { dtype: DType::I32, ..shape };
                 let [xor, and] = [Int::Xor, Int::And].map(|op| op.code(ints));
                 let flipped = self.binary(xor.unwrap_or(Code::INVALID), view, dst, Src::Reg(over));
@@ -155,7 +161,7 @@ impl Selector<'_> {
     }
 
     fn int_to_float(&mut self, x: VReg, a: DType, b: DType) -> VReg {
-        let shape = Shape { level: self.level, dtype: b, vector: false };
+        let shape = Shape::one(self.level, b);
         match (a.bytes(), a.is_signed_int()) {
             (1 | 2, _) | (4, true) => self.general_to_float(Fp::FromInt32, shape, x, View::R32),
             (4, false) => {
@@ -202,7 +208,7 @@ impl Selector<'_> {
 
     /// Truncates, saturates, NaN gives 0. The instruction gives MIN for all that does not fit.
     fn float_to_int(&mut self, x: VReg, a: DType, b: DType) -> Res<VReg> {
-        let shape = Shape { level: self.level, dtype: a, vector: false };
+        let shape = Shape::one(self.level, a);
         let number = |s: &mut Self, shape: Shape, v: f64| {
             let lit = Lit::new(shape.dtype, v);
             s.vector_constant(Ty::Scalar(shape.dtype), lit)

@@ -92,7 +92,7 @@ impl Selector<'_> {
         let view = shape.view();
         let dst = self.vreg(RegClass::Float);
         let mut inst = Inst::new(op.code(shape)).def(dst, view);
-        if !shape.vector {
+        if !shape.is_vector() {
             let x = self.loaded(shape, x);
             inst = inst.read(x, view).read(x, view);
         } else {
@@ -145,7 +145,7 @@ impl Selector<'_> {
     /// The same bits in every lane, as an operand of a bitwise operation on floats.
     pub(super) fn bits_src(&mut self, shape: Shape, bits: u64) -> Src {
         let element = bits.to_le_bytes()[..shape.dtype.bytes()].to_vec();
-        match (shape.level, shape.vector) {
+        match (shape.level, shape.is_vector()) {
             (Level::V4, _) => Src::Broadcast(self.pooled(element)),
             (Level::V3, true) => Src::Mem(self.pooled(element.repeat(32 / element.len()))),
             // The instruction would read 128 bits.

@@ -3,7 +3,7 @@
 use super::{Selector, Value};
 use crate::base::DType;
 use crate::kernel::ir::{LaneOp, Ty, Val};
-use crate::target::cpu::x86::codes::{Fp, Shape};
+use crate::target::cpu::x86::codes::{Fp, Shape, Width};
 use crate::target::cpu::x86::inst::{Code, Inst, RegClass, Src, VReg, View};
 use crate::target::cpu::x86::{Level, Res, reject};
 
@@ -27,13 +27,22 @@ impl Selector<'_> {
                 self.insert(v, one, ty, *lane)
             }
             LaneOp::Concat => match ty {
-                Ty::Mask(_) => self.join_masks(args)?,
+                Ty::Mask(n) => self.join_masks(args, n)?,
                 _ => self.gather_lanes(args, ty)?,
             },
             LaneOp::Slice(at) => match (ty, from) {
-                (Ty::Mask(n), Ty::Mask(_)) => {
+                (Ty::Mask(n), Ty::Mask(m)) => {
                     let v = self.reg(args[0])?;
-                    self.half_mask(v, *at >= n)
+                    self.part_of_mask(v, m, *at, n)
+                }
+                (Ty::Vector(d, n), Ty::Vector(..)) if at % n == 0 => {
+                    let v = self.reg(args[0])?;
+                    self.part_of_vector(
+                        v,
+                        self.shape(from),
+                        *at as usize * d.bytes(),
+                        self.shape(ty),
+                    )
                 }
                 _ => return reject(format!("a slice of {from:?}")),
             },
@@ -80,7 +89,7 @@ impl Selector<'_> {
                 4 => (Code::EVEX_Vpbroadcastd_zmm_k1z_r32, View::R32),
                 _ => (Code::EVEX_Vpbroadcastq_zmm_k1z_r64, View::R64),
             };
-            return self.unary(code, view, from, Src::Reg(one));
+            return self.unary(shape.fit(code), view, from, Src::Reg(one));
         }
         let one = self.general_to_vector(one, shape.dtype);
         self.unary(Fp::Spread.code(shape), view, View::X, Src::Reg(one))
@@ -110,13 +119,14 @@ impl Selector<'_> {
 
     fn extract(&mut self, v: VReg, from: Ty, lane: u16) -> VReg {
         let d = from.dtype();
-        let low = self.lane_to_front(v, d, lane);
+        let low = self.lane_to_front(v, self.shape(from), lane);
         if d.is_float() { low } else { self.vector_to_general(low, d) }
     }
 
     /// A register whose lane 0 is this lane.
-    fn lane_to_front(&mut self, v: VReg, d: DType, lane: u16) -> VReg {
+    fn lane_to_front(&mut self, v: VReg, shape: Shape, lane: u16) -> VReg {
         use Code::*;
+        let (d, view) = (shape.dtype, shape.view());
         if lane == 0 {
             return v;
         }
@@ -126,7 +136,7 @@ impl Selector<'_> {
                 _ => EVEX_Valignq_zmm_k1z_zmm_zmmm512b64_imm8,
             };
             let dst = self.vreg(RegClass::Float);
-            let inst = Inst::new(code).def(dst, View::Z).read(v, View::Z).read(v, View::Z);
+            let inst = Inst::new(shape.fit(code)).def(dst, view).read(v, view).read(v, view);
             self.push(inst.imm8(lane as u8));
             return dst;
         }
@@ -151,16 +161,16 @@ impl Selector<'_> {
         use Code::*;
         let shape = self.shape(ty);
         let wide = shape.dtype.bytes() == 8;
-        let dst = self.vreg(RegClass::Float);
+        let (dst, view) = (self.vreg(RegClass::Float), shape.view());
         if self.level == Level::V4 {
             let bit = self.int_constant(1 << lane);
             let k = self.unary(VEX_Kmovw_kr_r32, View::K, View::R32, Src::Reg(bit));
             let (code, from) = match (one.class(), wide) {
-                (RegClass::Int, false) => (EVEX_Vpbroadcastd_zmm_k1z_r32, View::R32),
-                (RegClass::Int, true) => (EVEX_Vpbroadcastq_zmm_k1z_r64, View::R64),
+                (RegClass::Int, false) => (shape.fit(EVEX_Vpbroadcastd_zmm_k1z_r32), View::R32),
+                (RegClass::Int, true) => (shape.fit(EVEX_Vpbroadcastq_zmm_k1z_r64), View::R64),
                 _ => (Fp::Spread.code(shape), View::X),
             };
-            self.push(Inst::new(code).tied(dst, v, View::Z).read(one, from).mask(k));
+            self.push(Inst::new(code).tied(dst, v, view).read(one, from).mask(k));
             return dst;
         }
         let all = self.spread(one, shape);
@@ -168,18 +178,19 @@ impl Selector<'_> {
             false => (VEX_Vblendps_ymm_ymm_ymmm256_imm8, 1u8 << lane),
             true => (VEX_Vblendpd_ymm_ymm_ymmm256_imm8, 1 << lane),
         };
-        let inst = Inst::new(code).def(dst, View::Y).read(v, View::Y).read(all, View::Y);
+        let inst = Inst::new(shape.fit(code)).def(dst, view).read(v, view).read(all, view);
         self.push(inst.imm8(set));
         dst
     }
 
-    /// Scalars as a vector: neighbours are joined, then pairs, halves and so on.
+    /// Scalars or equal vectors as one vector: neighbours are joined, then pairs, halves and so on.
     fn gather_lanes(&mut self, args: &[Val], ty: Ty) -> Res<VReg> {
         use Code::*;
-        if args.len() != ty.lanes() as usize {
+        let (d, each) = (ty.dtype(), self.ty(args[0]).lanes());
+        let equal = args.iter().all(|v| self.ty(*v).lanes() == each);
+        if !equal || !args.len().is_power_of_two() {
             return reject(format!("a concatenation to {ty:?}"));
         }
-        let d = ty.dtype();
         let mut parts = vec![];
         for v in args {
             let one = self.reg(*v)?;
@@ -191,10 +202,10 @@ impl Selector<'_> {
         }
         let single = |bytes| {
             let dtype = if bytes == 4 { DType::F32 } else { DType::F64 };
-            Fp::Unpack.code(Shape { level: self.level, dtype, vector: false })
+            Fp::Unpack.code(Shape::one(self.level, dtype))
         };
         let (words, pairs) = (single(4), single(8));
-        let mut bytes = d.bytes();
+        let mut bytes = each as usize * d.bytes();
         while parts.len() > 1 {
             let (code, view, imm) = match (bytes, self.level) {
                 (4, _) => (words, View::X, None),
@@ -224,51 +235,91 @@ impl Selector<'_> {
         Ok(parts[0])
     }
 
-    /// Two masks of 8-byte lanes as one of 4-byte lanes.
-    fn join_masks(&mut self, args: &[Val]) -> Res<VReg> {
+    /// A part of a vector that begins so many bytes inside it, and is of a narrower shape.
+    fn part_of_vector(&mut self, v: VReg, from: Shape, at: usize, to: Shape) -> VReg {
+        use Code::*;
+        if at == 0 {
+            return v;
+        }
+        let (code, number) = match (to.width, from.width, self.level) {
+            (Width::Y, _, _) => (EVEX_Vextractf64x4_ymmm256_k1z_zmm_imm8, at / 32),
+            (_, Width::Z, _) => (EVEX_Vextractf32x4_xmmm128_k1z_zmm_imm8, at / 16),
+            (_, _, Level::V4) => (EVEX_Vextractf32x4_xmmm128_k1z_ymm_imm8, at / 16),
+            (_, _, Level::V3) => (VEX_Vextractf128_xmmm128_ymm_imm8, at / 16),
+        };
+        self.with_imm(code, to.view(), from.view(), Src::Reg(v), number as u8)
+    }
+
+    /// Two masks as one of `lanes` lanes.
+    fn join_masks(&mut self, args: &[Val], lanes: u16) -> Res<VReg> {
         use Code::*;
         let [low, high] = args else { return reject("a concatenation of masks") };
         let [low, high] = [self.reg(*low)?, self.reg(*high)?];
-        if self.level == Level::V4 {
-            return Ok(self.binary(VEX_Kunpckbw_kr_kr_kr, View::K, high, Src::Reg(low)));
-        }
-        // The even words of both, in the order 0 1 4 5 2 3 6 7 of pairs; then the pairs move.
-        let dst = self.vreg(RegClass::Float);
-        self.push(
-            Inst::new(VEX_Vshufps_ymm_ymm_ymmm256_imm8)
-                .def(dst, View::Y)
-                .read(low, View::Y)
-                .read(high, View::Y)
-                .imm8(0x88),
-        );
-        Ok(self.with_imm(VEX_Vpermq_ymm_ymmm256_imm8, View::Y, View::Y, Src::Reg(dst), 0xd8))
-    }
-
-    /// Half of a mask of 4-byte lanes, as one of 8-byte lanes.
-    fn half_mask(&mut self, v: VReg, upper: bool) -> VReg {
-        use Code::*;
-        match (self.level, upper) {
-            (Level::V4, false) => v,
-            (Level::V4, true) => {
-                self.with_imm(VEX_Kshiftrw_kr_kr_imm8, View::K, View::K, Src::Reg(v), 8)
+        match (self.level, lanes) {
+            (Level::V4, 16) => Ok(self.binary(VEX_Kunpckbw_kr_kr_kr, View::K, high, Src::Reg(low))),
+            (Level::V4, n) => {
+                // What stands above the low half's lanes goes away.
+                let half = n as u8 / 2;
+                let shift =
+                    |s: &mut Self, code, v, by| s.with_imm(code, View::K, View::K, Src::Reg(v), by);
+                let up = shift(self, VEX_Kshiftlw_kr_kr_imm8, low, 16 - half);
+                let low = shift(self, VEX_Kshiftrw_kr_kr_imm8, up, 16 - half);
+                let high = shift(self, VEX_Kshiftlw_kr_kr_imm8, high, half);
+                Ok(self.binary(VEX_Korw_kr_kr_kr, View::K, high, Src::Reg(low)))
+            }
+            (Level::V3, 8) => {
+                let dst = self.vreg(RegClass::Float);
+                let inst = Inst::new(VEX_Vinsertf128_ymm_ymm_xmmm128_imm8).def(dst, View::Y);
+                self.push(inst.read(low, View::Y).read(high, View::X).imm8(1));
+                Ok(dst)
             }
             (Level::V3, _) => {
-                let half = match upper {
-                    false => v,
-                    true => {
+                let dst = self.vreg(RegClass::Float);
+                let inst = Inst::new(VEX_Vshufps_xmm_xmm_xmmm128_imm8).def(dst, View::X);
+                self.push(inst.read(low, View::X).read(high, View::X).imm8(0x88));
+                Ok(dst)
+            }
+        }
+    }
+
+    /// `lanes` lanes of a mask of `all`, from lane `at` on.
+    fn part_of_mask(&mut self, v: VReg, all: u16, at: u16, lanes: u16) -> VReg {
+        use Code::*;
+        if self.level == Level::V4 {
+            if at == 0 {
+                return v;
+            }
+            let code = VEX_Kshiftrw_kr_kr_imm8;
+            return self.with_imm(code, View::K, View::K, Src::Reg(v), at as u8);
+        }
+        let (mut v, mut all, mut at) = (v, all, at);
+        while all > lanes {
+            let upper = at >= all / 2;
+            if upper {
+                at -= all / 2;
+                v = match all {
+                    8 => {
                         let code = VEX_Vextracti128_xmmm128_ymm_imm8;
                         self.with_imm(code, View::X, View::Y, Src::Reg(v), 1)
                     }
+                    _ => {
+                        let code = VEX_Vpshufd_xmm_xmmm128_imm8;
+                        self.with_imm(code, View::X, View::X, Src::Reg(v), 0xee)
+                    }
                 };
-                self.unary(VEX_Vpmovsxdq_ymm_xmmm128, View::Y, View::X, Src::Reg(half))
+            }
+            all /= 2;
+            if all == 2 {
+                v = self.unary(VEX_Vpmovsxdq_xmm_xmmm64, View::X, View::X, Src::Reg(v));
             }
         }
+        v
     }
 
     /// Lane `i` of the result is lane `lanes[i]`.
     fn shuffle(&mut self, v: VReg, shape: Shape, lanes: &[u16]) -> VReg {
         use Code::*;
-        let (view, v4) = (shape.view(), self.level == Level::V4);
+        let view = shape.view();
         // As moves of 4-byte lanes.
         let words: Vec<u16> = match shape.dtype.bytes() {
             4 => lanes.to_vec(),
@@ -277,17 +328,17 @@ impl Selector<'_> {
         // The same within each 128 bits.
         let inside = |(i, l): (usize, &u16)| *l as usize / 4 == i / 4 && *l % 4 == words[i % 4] % 4;
         if words.iter().enumerate().all(inside) {
-            let code = if v4 {
-                EVEX_Vpshufd_zmm_k1z_zmmm512b32_imm8
-            } else {
-                VEX_Vpshufd_ymm_ymmm256_imm8
+            let code = match self.level {
+                Level::V4 => EVEX_Vpshufd_zmm_k1z_zmmm512b32_imm8,
+                Level::V3 => VEX_Vpshufd_ymm_ymmm256_imm8,
             };
-            return self.with_imm(code, view, view, Src::Reg(v), quarters(&words[..4]));
+            let order = quarters(&words[..4]);
+            return self.with_imm(shape.fit(code), view, view, Src::Reg(v), order);
         }
         // Whole groups of 128 bits.
         let whole =
             |(i, l): (usize, &u16)| *l as usize % 4 == i % 4 && *l / 4 == words[i / 4 * 4] / 4;
-        if v4 && words.iter().enumerate().all(whole) {
+        if shape.width == Width::Z && words.iter().enumerate().all(whole) {
             let groups: Vec<u16> = words.iter().step_by(4).map(|l| l / 4).collect();
             let dst = self.vreg(RegClass::Float);
             let code = EVEX_Vshuff32x4_zmm_k1z_zmm_zmmm512b32_imm8;
@@ -297,9 +348,12 @@ impl Selector<'_> {
         }
         let pairs =
             |(i, l): (usize, &u16)| *l as usize % 2 == i % 2 && *l / 2 == words[i / 2 * 2] / 2;
-        if !v4 && words.iter().enumerate().all(pairs) {
+        if shape.width == Width::Y && words.iter().enumerate().all(pairs) {
             let pairs: Vec<u16> = words.iter().step_by(2).map(|l| l / 2).collect();
-            let code = VEX_Vpermq_ymm_ymmm256_imm8;
+            let code = match self.level {
+                Level::V4 => EVEX_Vpermq_ymm_k1z_ymmm256b64_imm8,
+                Level::V3 => VEX_Vpermq_ymm_ymmm256_imm8,
+            };
             return self.with_imm(code, view, view, Src::Reg(v), quarters(&pairs));
         }
         let order = words.iter().flat_map(|l| (*l as u32).to_le_bytes()).collect();
@@ -310,8 +364,11 @@ impl Selector<'_> {
             view,
             Src::Mem(order),
         );
-        let code = if v4 { EVEX_Vpermd_zmm_k1z_zmm_zmmm512b32 } else { VEX_Vpermd_ymm_ymm_ymmm256 };
-        self.binary(code, view, order, Src::Reg(v))
+        let code = match self.level {
+            Level::V4 => EVEX_Vpermd_zmm_k1z_zmm_zmmm512b32,
+            Level::V3 => VEX_Vpermd_ymm_ymm_ymmm256,
+        };
+        self.binary(shape.fit(code), view, order, Src::Reg(v))
     }
 
     fn bitcast(&mut self, v: VReg, from: Ty, to: Ty) -> VReg {

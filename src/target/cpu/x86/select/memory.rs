@@ -6,7 +6,7 @@
 use super::{Memo, Selector, Value};
 use crate::base::DType;
 use crate::kernel::ir::{Access, Addr, Buf, Lit, LoadMode, Ty, Val};
-use crate::target::cpu::x86::codes::{Fp, Shape};
+use crate::target::cpu::x86::codes::{Fp, Shape, Width};
 use crate::target::cpu::x86::inst::{Code, Inst, Mem, RegClass, Src, VReg, View};
 use crate::target::cpu::x86::{Level, Res, reject};
 
@@ -110,7 +110,7 @@ impl Selector<'_> {
                 if splat || valid < n {
                     return reject("some lanes of narrow integers");
                 }
-                Ok(self.load_narrow(d, mem))
+                self.load_narrow(ty, mem)
             }
             Ty::Vector(_, n) if splat && valid == n => {
                 Ok(self.unary(Fp::Broadcast.code(shape), view, View::X, Src::Mem(mem)))
@@ -138,16 +138,21 @@ impl Selector<'_> {
         self.unary(code, view, view, Src::Mem(mem))
     }
 
-    /// As many bytes as narrow integers take.
-    fn load_narrow(&mut self, d: DType, mem: Mem) -> VReg {
+    /// As many bytes as the narrow integers of this type take.
+    fn load_narrow(&mut self, ty: Ty, mem: Mem) -> Res<VReg> {
         use Code::*;
-        let (code, view) = match (self.level, d.bytes()) {
-            (Level::V3, 1) => (VEX_Vmovq_xmm_xmmm64, View::X),
-            (Level::V3, _) => (VEX_Vmovups_xmm_xmmm128, View::X),
-            (Level::V4, 1) => (EVEX_Vmovups_xmm_k1z_xmmm128, View::X),
-            (Level::V4, _) => (EVEX_Vmovups_ymm_k1z_ymmm256, View::Y),
+        let bytes = ty.lanes() as usize * ty.dtype().bytes();
+        let (code, view) = match (self.level, bytes) {
+            (Level::V3, 4) => (VEX_Vmovd_xmm_rm32, View::X),
+            (Level::V3, 8) => (VEX_Vmovq_xmm_xmmm64, View::X),
+            (Level::V3, 16) => (VEX_Vmovups_xmm_xmmm128, View::X),
+            (Level::V4, 4) => (EVEX_Vmovd_xmm_rm32, View::X),
+            (Level::V4, 8) => (EVEX_Vmovq_xmm_xmmm64, View::X),
+            (Level::V4, 16) => (EVEX_Vmovups_xmm_k1z_xmmm128, View::X),
+            (Level::V4, 32) => (EVEX_Vmovups_ymm_k1z_ymmm256, View::Y),
+            _ => return reject(format!("a load of {ty:?}")),
         };
-        self.unary(code, view, view, Src::Mem(mem))
+        Ok(self.unary(code, view, view, Src::Mem(mem)))
     }
 
     fn load_masked(&mut self, mem: Mem, ty: Ty, valid: u16, fill: Lit) -> Res<VReg> {
@@ -172,7 +177,7 @@ impl Selector<'_> {
                     4 => Code::VEX_Vmaskmovps_ymm_ymm_m256,
                     _ => Code::VEX_Vmaskmovpd_ymm_ymm_m256,
                 };
-                self.push(Inst::new(code).def(dst, view).read(mask, view).mem(mem));
+                self.push(Inst::new(shape.fit(code)).def(dst, view).read(mask, view).mem(mem));
                 if fill.bits == 0 {
                     return Ok(dst);
                 }
@@ -256,7 +261,7 @@ impl Selector<'_> {
                         4 => Code::VEX_Vmaskmovps_m256_ymm_ymm,
                         _ => Code::VEX_Vmaskmovpd_m256_ymm_ymm,
                     };
-                    self.push(Inst::new(code).mem(mem).read(mask, view).read(reg, view));
+                    self.push(Inst::new(shape.fit(code)).mem(mem).read(mask, view).read(reg, view));
                 }
             }
             Ty::Vector(..) | Ty::Index | Ty::Mask(_) => {
@@ -273,13 +278,14 @@ impl Selector<'_> {
             return reject("some lanes of narrow integers");
         }
         let bytes = ty.dtype().bytes();
+        let shape = self.shape(Ty::of(DType::I32, ty.lanes()));
+        let view = shape.view();
         if self.level == Level::V4 {
-            let code = if bytes == 1 {
-                EVEX_Vpmovdb_xmmm128_k1z_zmm
-            } else {
-                EVEX_Vpmovdw_ymmm256_k1z_zmm
+            let code = match bytes {
+                1 => EVEX_Vpmovdb_xmmm128_k1z_zmm,
+                _ => EVEX_Vpmovdw_ymmm256_k1z_zmm,
             };
-            self.push(Inst::new(code).mem(mem).read(wide, View::Z));
+            self.push(Inst::new(shape.fit(code)).mem(mem).read(wide, view));
             return Ok(());
         }
         // Each half of 128 bits gathers its low bytes in its first element; then the halves meet.
@@ -292,14 +298,15 @@ impl Selector<'_> {
             pattern[16 * half..][..order.len()].copy_from_slice(&order);
         }
         let pattern = self.pooled(pattern.to_vec());
-        let gathered = self.binary(VEX_Vpshufb_ymm_ymm_ymmm256, View::Y, wide, Src::Mem(pattern));
-        let high = self.vreg(RegClass::Float);
-        self.push(
-            Inst::new(VEX_Vextracti128_xmmm128_ymm_imm8)
-                .def(high, View::X)
-                .read(gathered, View::Y)
-                .imm8(1),
-        );
+        let shuffle = shape.fit(VEX_Vpshufb_ymm_ymm_ymmm256);
+        let gathered = self.binary(shuffle, view, wide, Src::Mem(pattern));
+        if shape.width == Width::X {
+            let store = if bytes == 1 { VEX_Vmovd_rm32_xmm } else { VEX_Vmovq_xmmm64_xmm };
+            self.push(Inst::new(store).mem(mem).read(gathered, View::X));
+            return Ok(());
+        }
+        let code = VEX_Vextracti128_xmmm128_ymm_imm8;
+        let high = self.with_imm(code, View::X, View::Y, Src::Reg(gathered), 1);
         let (join, store) = match bytes {
             1 => (VEX_Vpunpckldq_xmm_xmm_xmmm128, VEX_Vmovq_xmmm64_xmm),
             _ => (VEX_Vpunpcklqdq_xmm_xmm_xmmm128, VEX_Vmovups_xmmm128_xmm),

@@ -20,13 +20,12 @@ mod vector;
 
 use std::collections::HashMap;
 
-use super::codes::{Fp, Shape};
+use super::codes::{Fp, Shape, Width};
 use super::frame::Abi;
 use super::info::{ConstKey, Info, analyze};
 use super::inst::{Arg, BlockId, Code, Func, Inst, Mem, RegClass, Src, VReg, View};
 use super::linear::Linear;
 use super::{Level, Res, reject};
-use crate::base::DType;
 use crate::kernel::ir::{self, Kernel, LaneOp, Lit, Op, Region, Ty, Val};
 use compare::Compare;
 use memory::Load;
@@ -230,7 +229,12 @@ impl Selector<'_> {
     }
 
     fn shape(&self, ty: Ty) -> Shape {
-        Shape { level: self.level, dtype: ty.dtype(), vector: matches!(ty, Ty::Vector(..)) }
+        let (level, dtype) = (self.level, ty.dtype());
+        let width = match ty {
+            Ty::Vector(d, n) => Width::of(n as usize * d.bytes().max(4)).unwrap_or(Width::One),
+            Ty::Index | Ty::Scalar(_) | Ty::Mask(_) => Width::One,
+        };
+        Shape { level, dtype, width }
     }
 
     /// The class of the registers that hold a type.
@@ -239,22 +243,25 @@ impl Selector<'_> {
             Ty::Index | Ty::Mask(1) => RegClass::Int,
             Ty::Scalar(d) if d.is_float() && d.bytes() >= 4 => RegClass::Float,
             Ty::Scalar(d) if d.is_int() => RegClass::Int,
-            Ty::Vector(d, n) if d.bytes() >= 4 && n == self.level.lanes(d) => RegClass::Float,
-            Ty::Vector(d, n) if d.is_int() && n == self.level.lanes(DType::I32) => RegClass::Float,
-            Ty::Mask(n)
-                if n == self.level.lanes(DType::I32) || n == self.level.lanes(DType::I64) =>
+            Ty::Vector(d, n)
+                if (d.bytes() >= 4 || d.is_int()) && self.fits(n, d.bytes().max(4)) =>
             {
-                if self.level == Level::V4 { RegClass::Vector } else { RegClass::Float }
+                RegClass::Float
             }
+            Ty::Mask(n) if self.fits(n, 4) || self.fits(n, 8) => match self.level {
+                Level::V4 => RegClass::Vector,
+                Level::V3 => RegClass::Float,
+            },
             Ty::Scalar(_) | Ty::Vector(..) | Ty::Mask(_) => {
                 return reject(format!("a register of type {ty:?}"));
             }
         })
     }
 
-    /// The element type of a mask's lanes, as integers of that width.
-    fn mask_dtype(&self, lanes: u16) -> DType {
-        if lanes == self.level.lanes(DType::I32) { DType::I32 } else { DType::I64 }
+    /// Whether so many lanes of so many bytes are a vector of the machine.
+    fn fits(&self, lanes: u16, bytes: usize) -> bool {
+        let size = lanes as usize * bytes;
+        Width::of(size).is_some() && size <= self.level.bytes()
     }
 
     /// Whether this instruction reads the register for the last time, in the region that made it.
@@ -401,9 +408,12 @@ impl Selector<'_> {
         if lit.bits == 0 {
             return self.zero();
         }
-        let shape = self.shape(ty);
+        // In the whole register, for vectors of all widths.
+        let (op, shape) = match ty {
+            Ty::Vector(d, _) => (Fp::Broadcast, Shape::full(self.level, d)),
+            Ty::Index | Ty::Scalar(_) | Ty::Mask(_) => (Fp::Load, self.shape(ty)),
+        };
         let mem = self.pooled(lit.bits.to_le_bytes()[..lit.dtype.bytes()].to_vec());
-        let op = if shape.vector { Fp::Broadcast } else { Fp::Load };
         self.unary(op.code(shape), shape.view(), View::X, Src::Mem(mem))
     }
 

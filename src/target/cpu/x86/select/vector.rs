@@ -102,13 +102,15 @@ impl Selector<'_> {
         use Code::*;
         let view = shape.view();
         let b = self.loaded(shape, b);
-        let swapped = self.with_imm(VEX_Vpshufd_ymm_ymmm256_imm8, view, view, Src::Reg(b), 0xb1);
-        let mixed = self.binary(VEX_Vpmulld_ymm_ymm_ymmm256, view, a, Src::Reg(swapped));
-        let upper = self.with_imm(VEX_Vpsrlq_ymm_ymm_imm8, view, view, Src::Reg(mixed), 32);
-        let sum = self.binary(VEX_Vpaddd_ymm_ymm_ymmm256, view, mixed, Src::Reg(upper));
-        let high = self.with_imm(VEX_Vpsllq_ymm_ymm_imm8, view, view, Src::Reg(sum), 32);
-        let low = self.binary(VEX_Vpmuludq_ymm_ymm_ymmm256, view, a, Src::Reg(b));
-        self.binary(VEX_Vpaddq_ymm_ymm_ymmm256, view, low, Src::Reg(high))
+        let swapped =
+            self.with_imm(shape.fit(VEX_Vpshufd_ymm_ymmm256_imm8), view, view, Src::Reg(b), 0xb1);
+        let mixed = self.binary(shape.fit(VEX_Vpmulld_ymm_ymm_ymmm256), view, a, Src::Reg(swapped));
+        let upper =
+            self.with_imm(shape.fit(VEX_Vpsrlq_ymm_ymm_imm8), view, view, Src::Reg(mixed), 32);
+        let sum = self.binary(shape.fit(VEX_Vpaddd_ymm_ymm_ymmm256), view, mixed, Src::Reg(upper));
+        let high = self.with_imm(shape.fit(VEX_Vpsllq_ymm_ymm_imm8), view, view, Src::Reg(sum), 32);
+        let low = self.binary(shape.fit(VEX_Vpmuludq_ymm_ymm_ymmm256), view, a, Src::Reg(b));
+        self.binary(shape.fit(VEX_Vpaddq_ymm_ymm_ymmm256), view, low, Src::Reg(high))
     }
 
     fn vector_shift(&mut self, op: Op, shape: Shape, x: VReg, by: u8) -> VReg {
@@ -149,13 +151,14 @@ impl Selector<'_> {
             }
             Level::V3 => {
                 let ones = self.ones(shape);
-                self.binary(self.int_code(Int::Xor, shape), View::Y, x, Src::Reg(ones))
+                self.binary(self.int_code(Int::Xor, shape), shape.view(), x, Src::Reg(ones))
             }
         }
     }
 
-    /// All bits set.
+    /// All bits set, in the whole register.
     pub(super) fn ones(&mut self, shape: Shape) -> VReg {
+        let shape = Shape::full(shape.level, shape.dtype);
         let dst = self.vreg(RegClass::Float);
         let view = shape.view();
         let inst = match self.level {
