@@ -454,9 +454,8 @@ impl Splitter<'_> {
             LaneOp::Shuffle(lanes) => self.shuffle(dst, args[0], lanes),
             LaneOp::Concat => {
                 let reps: Vec<Rep> = args.iter().map(|v| self.rep(*v)).collect();
-                let each = reps[0].each;
-                let same = reps.iter().all(|r| r.each == each);
-                let each = if same { each } else { 1 };
+                // Wider registers are cut like the narrowest; who reads them joins them again.
+                let each = reps.iter().map(|r| r.each).min().unwrap_or(1);
                 let mut vals = vec![];
                 for v in args {
                     vals.extend_from_slice(&self.shaped(*v, each));

@@ -105,8 +105,16 @@ impl Walk<'_> {
             .any(|i| matches!(i, Inst::Store { .. } | Inst::For { .. } | Inst::If { .. }));
         for inst in &region.insts {
             self.next += 1;
-            for v in inst.args() {
+            for (i, v) in inst.args().into_iter().enumerate() {
                 self.read(v);
+                // What no instruction reads from memory gains more from a register.
+                let first = matches!(
+                    inst,
+                    Inst::Op { op: Op::Min | Op::Max | Op::Sub | Op::Div | Op::Lt | Op::Gt, .. }
+                );
+                if first && i == 0 {
+                    self.weigh(v, 2);
+                }
             }
             match inst {
                 Inst::For { body, .. } => {
@@ -177,11 +185,17 @@ impl Walk<'_> {
         self.info.uses[i] += 1;
         self.info.last[i] = self.next;
         self.alive(v);
-        if let Some(lit) = self.literals[i]
-            && in_vector(self.kernel.ty(v))
+        self.weigh(v, 1);
+    }
+
+    /// Counts reads of a constant.
+    fn weigh(&mut self, v: Val, reads: u64) {
+        let ty = self.kernel.ty(v);
+        if let Some(lit) = self.literals[v.0 as usize]
+            && in_vector(ty)
         {
-            let weight = 1u64 << (4 * self.depth.min(8));
-            *self.weights.entry(ConstKey::new(self.kernel.ty(v), lit)).or_default() += weight;
+            let weight = reads << (4 * self.depth.min(8));
+            *self.weights.entry(ConstKey::new(ty, lit)).or_default() += weight;
         }
     }
 
