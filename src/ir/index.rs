@@ -69,7 +69,7 @@ impl Expr {
     }
 
     /// `⌊self / d⌋`, simplified with the extents of the axes (every axis runs over `0..extent`):
-    /// `⌊(d·a + b) / d⌋ = a` where `0 ≤ b < d`.
+    /// `⌊(d·a + b) / d⌋ = a` where `0 ≤ b < d`, and `⌊(g·a + b) / (g·h)⌋ = ⌊a / h⌋` where `0 ≤ b < g`.
     pub fn floor_div(&self, d: i64, extents: &[i64]) -> Expr {
         if d == 1 {
             return self.clone();
@@ -77,11 +77,15 @@ impl Expr {
         let (quotient, rest) = self.split(d);
         match rest.range(extents) {
             Some((lo, hi)) if lo >= 0 && hi < d => quotient,
-            _ => quotient.add(&Expr::term(Term::FloorDiv(Box::new(rest), d))),
+            _ => quotient.add(&match rest.blocks(d, extents) {
+                Some((g, blocks, _)) => Expr::term(Term::FloorDiv(Box::new(blocks), d / g)),
+                None => Expr::term(Term::FloorDiv(Box::new(rest), d)),
+            }),
         }
     }
 
-    /// `self mod d`, simplified likewise: `(d·a + b) mod d = b` where `0 ≤ b < d`.
+    /// `self mod d`, simplified likewise: `(d·a + b) mod d = b` where `0 ≤ b < d`, and
+    /// `(g·a + b) mod (g·h) = g·(a mod h) + b` where `0 ≤ b < g`.
     pub fn modulo(&self, d: i64, extents: &[i64]) -> Expr {
         if d == 1 {
             return Expr::constant(0);
@@ -89,8 +93,25 @@ impl Expr {
         let (_, rest) = self.split(d);
         match rest.range(extents) {
             Some((lo, hi)) if lo >= 0 && hi < d => rest,
-            _ => Expr::term(Term::Mod(Box::new(rest), d)),
+            _ => match rest.blocks(d, extents) {
+                Some((g, blocks, inner)) => {
+                    Expr::term(Term::Mod(Box::new(blocks), d / g)).scale(g).add(&inner)
+                }
+                None => Expr::term(Term::Mod(Box::new(rest), d)),
+            },
         }
+    }
+
+    /// `self = g · blocks + inner` with `0 ≤ inner < g`, for the largest divisor `g` of `d` among
+    /// the coefficients.
+    fn blocks(&self, d: i64, extents: &[i64]) -> Option<(i64, Expr, Expr)> {
+        let mut sizes: Vec<i64> = self.terms.iter().map(|(_, c)| c.abs()).collect();
+        sizes.sort();
+        sizes.into_iter().rev().filter(|g| *g > 1 && *g < d && d % g == 0).find_map(|g| {
+            let (blocks, inner) = self.split(g);
+            let (lo, hi) = inner.range(extents)?;
+            (lo >= 0 && hi < g).then_some((g, blocks, inner))
+        })
     }
 
     /// `self = d · quotient + rest` with everything that `d` divides in the quotient.
@@ -149,7 +170,21 @@ impl Expr {
             };
             out = out.add(&e.scale(*c));
         }
-        out
+        out.joined()
+    }
+
+    /// `⌊e / d⌋ · (d · s) + (e mod d) · s = e · s`.
+    fn joined(self) -> Expr {
+        for (term, c) in &self.terms {
+            let Term::Mod(inner, d) = term else { continue };
+            let quotient = Term::FloorDiv(inner.clone(), *d);
+            if self.terms.iter().any(|(t, k)| *t == quotient && *k == c * d) {
+                let rest = self.terms.iter().filter(|(t, _)| t != term && *t != quotient);
+                let rest = Expr { constant: self.constant, terms: rest.cloned().collect() };
+                return rest.add(&inner.scale(*c)).joined();
+            }
+        }
+        self
     }
 
     /// The coefficient of an axis that occurs only linearly; `None` where it also hides inside a
@@ -205,6 +240,22 @@ pub struct Guard {
     pub hi: i64,
 }
 
+impl Guard {
+    /// The guard over fewer terms where it holds or fails for whole blocks: `lo ≤ d·q + r < hi` with
+    /// `0 ≤ r < d` and `d` dividing both bounds is `lo / d ≤ q < hi / d`.
+    pub fn in_blocks(&self, extents: &[i64]) -> Guard {
+        let mut sizes: Vec<i64> = self.expr.terms.iter().map(|(_, c)| c.abs()).collect();
+        sizes.sort();
+        let block = sizes.into_iter().rev().filter(|d| *d > 1).find_map(|d| {
+            let (q, r) = self.expr.split(d);
+            let (lo, hi) = r.range(extents)?;
+            let whole = lo >= 0 && hi < d && self.lo % d == 0 && self.hi % d == 0;
+            whole.then(|| Guard { expr: q, lo: self.lo / d, hi: self.hi / d })
+        });
+        block.unwrap_or_else(|| self.clone())
+    }
+}
+
 impl IndexMap {
     pub fn identity(rank: usize) -> IndexMap {
         IndexMap((0..rank).map(Expr::axis).collect())
@@ -224,7 +275,7 @@ impl IndexMap {
             offset = offset.add(&e.scale(stride));
             stride *= *d as i64;
         }
-        offset
+        offset.joined()
     }
 
     /// NumPy's broadcasting of an operand to a result, aligned at the right.
@@ -270,6 +321,25 @@ mod tests {
         let back = IndexMap::reshape(&[2, 3, 4], &[2, 12]);
         assert_eq!(eval(&back, &[1, 7]), [1, 1, 3]);
         assert_eq!(m.then(&back, &[2, 3, 4]), IndexMap::identity(3));
+    }
+
+    #[test]
+    fn lanes_within_blocks_stay_linear() {
+        // Columns 4·t + l in blocks of 16, and their blocks of 8 steps.
+        let (extents, e) = ([10, 4], Expr::axis(0).scale(4).add(&Expr::axis(1)));
+        let (block, inside) = (e.floor_div(16, &extents), e.modulo(16, &extents));
+        assert_eq!((block.stride(1), inside.stride(1)), (Some(0), Some(1)));
+        let guard = Guard { expr: e.plus(-8), lo: 0, hi: 20 };
+        let whole = guard.in_blocks(&extents);
+        assert!(!whole.expr.mentions(1));
+        for t in 0..10 {
+            for l in 0..4 {
+                let at = |e: &Expr| e.eval(&[t, l], &|_, _| 0);
+                assert_eq!(16 * at(&block) + at(&inside), at(&e));
+                let holds = |g: &Guard| (g.lo..g.hi).contains(&at(&g.expr));
+                assert_eq!(holds(&guard), holds(&whole));
+            }
+        }
     }
 
     #[test]

@@ -162,7 +162,7 @@ fn decide(guards: &[Guard], point: &[Expr], extents: &[i64]) -> Decision {
         match expr.range(extents) {
             Some((lo, hi)) if lo >= g.lo && hi < g.hi => {}
             Some((lo, hi)) if hi < g.lo || lo >= g.hi => return Decision::Never,
-            _ => open.push(Guard { expr, lo: g.lo, hi: g.hi }),
+            _ => open.push(Guard { expr, lo: g.lo, hi: g.hi }.in_blocks(extents)),
         }
     }
     if open.is_empty() { Decision::Always } else { Decision::Depends(open) }

@@ -77,6 +77,7 @@ fn is_affine(graph: &Graph, x: Value) -> bool {
             Class::View(View::Reshape | View::Broadcast) => true,
             Class::View(
                 View::Transpose(_)
+                | View::Relayout { .. }
                 | View::Slice { .. }
                 | View::Pad { .. }
                 | View::Concat { .. }

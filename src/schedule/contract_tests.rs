@@ -185,6 +185,76 @@ fn what_is_added_to_the_sums_may_be_computed() {
     check("a computed residual", &lower_group("k", &g).unwrap());
 }
 
+/// The group of a convolution from blocks to blocks, with packed weights; `x` plain where it has
+/// few channels.
+fn blocked_conv(c: &Conv, residual: bool) -> Nest {
+    let mut g = Graph::new("");
+    let mut b = Builder::new(&mut g);
+    let unblock = |b: &mut Builder, x: Value, [n, ch, h, w]: [usize; 4]| {
+        let perm = [("perm", Attr::Ints(vec![0, 1, 4, 2, 3]))];
+        let x = b.op("transpose", &[x], &perm).unwrap();
+        let shape = TensorType::of(DType::F32, &[n, ch, h, w]).shape;
+        b.reshape(x, &shape).unwrap()
+    };
+    let [n, ch, h, w] = c.x;
+    let x = match ch % 16 {
+        0 => {
+            let x = input(&mut b, 0, DType::F32, &[n, ch / 16, h, w, 16]);
+            unblock(&mut b, x, c.x)
+        }
+        _ => input(&mut b, 0, DType::F32, &c.x),
+    };
+    let [o, i, kh, kw] = c.w;
+    let packed = input(&mut b, 1, DType::F32, &[o / 16, i * kh * kw, 16]);
+    let perm = [("perm", Attr::Ints(vec![0, 2, 1]))];
+    let packed = b.op("transpose", &[packed], &perm).unwrap();
+    let weights = b.reshape(packed, &TensorType::of(DType::F32, &c.w).shape).unwrap();
+    let attrs = [
+        ("stride", Attr::Ints(vec![c.stride; 2])),
+        ("pad", Attr::Ints(vec![c.pad; 2])),
+        ("dilation", Attr::Ints(vec![c.dilation; 2])),
+        ("groups", Attr::Int(c.groups)),
+    ];
+    let y = b.op("conv2d", &[x, weights], &attrs).unwrap();
+    let shape: [usize; 4] = b.ty(y).shape.concrete().unwrap().try_into().unwrap();
+    let bias = input(&mut b, 2, DType::F32, &[o, 1, 1]);
+    let mut y = b.op("add", &[y, bias], &[]).unwrap();
+    if residual {
+        let [n, ch, h, w] = shape;
+        let r = input(&mut b, 3, DType::F32, &[n, ch / 16, h, w, 16]);
+        let r = unblock(&mut b, r, shape);
+        y = b.op("add", &[y, r], &[]).unwrap();
+    }
+    let y = relu(&mut b, y);
+    let blocks = [("axis", Attr::Int(1)), ("block", Attr::Int(16))];
+    let y = b.op("relayout", &[y], &blocks).unwrap();
+    b.output("y", y);
+    lower_group("k", &g).unwrap()
+}
+
+#[test]
+fn convolutions_in_blocks() {
+    let conv = |x, w, stride, pad, dilation, groups| Conv { x, w, stride, pad, dilation, groups };
+    let cases = [
+        conv([1, 16, 5, 7], [32, 16, 3, 3], 1, 1, 1, 1),
+        conv([2, 32, 4, 15], [16, 32, 3, 3], 1, 1, 1, 1),
+        conv([1, 16, 6, 9], [48, 16, 1, 1], 1, 0, 1, 1),
+        conv([1, 32, 9, 9], [16, 32, 1, 1], 2, 0, 1, 1),
+        conv([1, 16, 11, 30], [16, 16, 3, 3], 2, 1, 1, 1),
+        conv([1, 3, 13, 13], [32, 3, 7, 7], 2, 3, 1, 1),
+        conv([1, 16, 8, 19], [16, 16, 3, 3], 1, 3, 3, 1),
+        conv([1, 32, 6, 17], [32, 1, 3, 3], 1, 1, 1, 32),
+        conv([2, 16, 9, 9], [16, 1, 5, 5], 2, 2, 1, 16),
+        conv([17, 16, 2, 2], [16, 16, 3, 3], 1, 1, 1, 1),
+    ];
+    for c in cases {
+        for residual in [false, true] {
+            let nest = blocked_conv(&c, residual);
+            check(&format!("conv {:?} {:?} stride {} in blocks", c.x, c.w, c.stride), &nest);
+        }
+    }
+}
+
 #[test]
 fn long_dot_products_without_rows_stay_with_the_generic_reduction() {
     let equation = [("equation", Attr::Str("mk,nk->mn".into()))];

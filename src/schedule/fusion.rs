@@ -74,11 +74,12 @@ pub enum Mode {
 }
 
 pub fn fuse(graph: &Graph, mode: Mode) -> Result<Fusion, OpError> {
-    let mut plan = Planner::new(graph, mode);
-    for id in graph.topological().into_iter().rev() {
-        plan.visit(id);
-    }
-    plan.build()
+    Planner::planned(graph, mode).build()
+}
+
+/// The groups that fusion makes of a graph.
+pub(super) fn groups(graph: &Graph, mode: Mode) -> Vec<Group> {
+    Planner::planned(graph, mode).groups
 }
 
 pub(super) struct Planner<'a> {
@@ -101,6 +102,14 @@ impl<'a> Planner<'a> {
         let (groups, member_of, decisions) = (vec![], BTreeMap::new(), vec![]);
         let unpacks = unpacking(graph);
         Planner { graph, mode, kinds, groups, member_of, escapes, unpacks, decisions }
+    }
+
+    fn planned(graph: &'a Graph, mode: Mode) -> Planner<'a> {
+        let mut plan = Planner::new(graph, mode);
+        for id in graph.topological().into_iter().rev() {
+            plan.visit(id);
+        }
+        plan
     }
 
     fn visit(&mut self, id: NodeId) {

@@ -20,6 +20,8 @@ pub enum Kind {
     Cast,
     /// Reshape, transpose, broadcast, slice.
     Rename,
+    /// The order in which its producer's launch stores a value.
+    Layout,
     /// Padding and concatenation: views that have to ask where they are.
     Guarded,
     /// A slice or take at a run-time position.
@@ -57,6 +59,7 @@ pub fn kind(graph: &Graph, id: NodeId) -> Kind {
         Class::View(View::Reshape | View::Transpose(_) | View::Broadcast | View::Slice { .. }) => {
             Kind::Rename
         }
+        Class::View(View::Relayout { .. }) => Kind::Layout,
         Class::View(View::Pad {
             mode: PadMode::Constant | PadMode::Edge | PadMode::Reflect,
             ..
@@ -107,6 +110,7 @@ pub fn refuse(
         }
         Kind::Pointwise | Kind::Cast => recomputed(plan, id, g),
         Kind::Rename | Kind::Index => None,
+        Kind::Layout => Some("its producer stores it in this order"),
         Kind::Guarded | Kind::Gather => (group.anchor.is_some() && feeds_anchor(plan, users, g))
             .then_some("an anchor reads its operands without guards"),
         Kind::Update => Some("its result shares memory with its operand"),
@@ -150,6 +154,7 @@ fn by_user(
         | Kind::Pointwise
         | Kind::Cast
         | Kind::Rename
+        | Kind::Layout
         | Kind::Guarded
         | Kind::Opaque => None,
     }
@@ -273,7 +278,7 @@ fn on_the_spot(plan: &Planner, id: NodeId, depends: &BTreeSet<NodeId>) -> bool {
                 let dependent = depends.contains(&v.node) || v.node == id;
                 !dependent || plan.graph.ty(*v).shape == plan.graph.node(*d).results[0].shape
             }),
-            Class::View(View::Reshape | View::Transpose(_)) => true,
+            Class::View(View::Reshape | View::Transpose(_) | View::Relayout { .. }) => true,
             _ => false,
         };
         pure && numel(plan.graph, *d) == n

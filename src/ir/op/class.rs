@@ -62,6 +62,9 @@ pub enum View {
     Reshape,
     /// Result axis `i` is operand axis `perm[i]`.
     Transpose(Vec<usize>),
+    /// An axis in blocks: the number of the block in its place, the place in the block as the last
+    /// axis. A group of ops that ends with it stores its result in that order.
+    Relayout { axis: usize, block: i64 },
     /// NumPy's broadcasting to the result's shape.
     Broadcast,
     /// Result index `i` along an axis is operand index `start + step · i`; `step` may be negative.
@@ -107,6 +110,11 @@ impl View {
                 for (to, &from) in perm.iter().enumerate() {
                     map[from] = Expr::axis(to);
                 }
+                whole(IndexMap(map))
+            }
+            View::Relayout { axis, block } => {
+                let mut map: Vec<Expr> = (0..rank - 1).map(Expr::axis).collect();
+                map[*axis] = map[*axis].scale(*block).add(&Expr::axis(rank - 1));
                 whole(IndexMap(map))
             }
             View::Broadcast => whole(IndexMap::broadcast(&operands[0], result)),

@@ -123,6 +123,18 @@ pub static ROWS: &[OpRow] = &[
         "Permutes axes; the same as `transpose` with `perm`.",
     ),
     row(
+        "relayout",
+        &[
+            attr("axis", AttrKind::Int, Preset::Required, "the axis that is cut into blocks"),
+            attr("block", AttrKind::Int, Preset::Required, "elements of a block"),
+        ],
+        infer_relayout,
+        |c| Class::View(blocks(c).expect("inference checked the blocks")),
+        relayout_samples,
+        "An axis in blocks: [.., n, ..] becomes [.., n / block, .., block], the order in which \
+         convolutions like their channels. A launch that computes x stores it in that order.",
+    ),
+    row(
         "broadcast_to",
         &[SHAPE],
         infer_broadcast,
@@ -257,6 +269,25 @@ fn transposed(c: &OpCtx) -> Class {
     Class::View(View::Transpose(perm(c).expect("inference checked the permutation")))
 }
 
+fn blocks(c: &OpCtx) -> Result<View, OpError> {
+    let axis = axis(c.op, c.op.int("axis"), c.types[0].rank())?;
+    let (block, extent) = (c.op.int("block"), &c.types[0].shape.0[axis]);
+    match extent.as_const() {
+        Some(n) if block > 0 && n % block == 0 => Ok(View::Relayout { axis, block }),
+        _ => Err(OpError::attr(format!("`relayout` of an axis of {extent} in blocks of {block}"))
+            .help("the extent is a number that the block divides")),
+    }
+}
+
+fn infer_relayout(c: &OpCtx) -> Result<Vec<TensorType>, OpError> {
+    let View::Relayout { axis, block } = blocks(c)? else { return Err(OpError::overflow()) };
+    let mut shape = c.types[0].shape.clone();
+    let n = shape.0[axis].as_const().unwrap_or(0);
+    shape.0[axis] = Dim::Const(n / block);
+    shape.0.push(Dim::Const(block));
+    of_shape(c, shape)
+}
+
 fn infer_broadcast(c: &OpCtx) -> Result<Vec<TensorType>, OpError> {
     let to = shape_attr(c.op, "shape")?;
     let x = &c.types[0];
@@ -346,6 +377,18 @@ fn transpose_samples() -> Vec<Sample> {
     out.push(sample(vec![f32s(&[5, 7], 1)], vec![]));
     out.push(sample(vec![f32s(&[2, 3, 4], 1)], vec![]));
     out
+}
+
+fn relayout_samples() -> Vec<Sample> {
+    let case = |x: Tensor, axis: i64, block: i64| {
+        sample(vec![x], vec![("axis", Attr::Int(axis)), ("block", Attr::Int(block))])
+    };
+    vec![
+        case(f32s(&[2, 6, 3, 2], 1), 1, 3),
+        case(f32s(&[5, 8], 1), -1, 4),
+        case(uniform(DType::F16, &[4, 3], 1, -1.0, 1.0), 0, 2),
+        case(f32s(&[4, 0], 1), 0, 4),
+    ]
 }
 
 fn permute_samples() -> Vec<Sample> {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use super::ordered::ordered;
 use super::reduce::Reduction;
 use super::{pointwise, sweep};
 use crate::base::machine::Machine;
@@ -56,7 +57,10 @@ fn rows(nest: &Nest, machine: &Machine, b: &mut KernelBuilder, slots: &[Buf]) {
     let axes = &nest.stages[kept[0] as usize].axes;
     let one_space = kept.iter().all(|s| nest.stages[*s as usize].axes == *axes);
     if one_space && (kept.len() == 1 || nest.shared == axes.len()) {
-        return anchored(nest, machine, b, slots, &kept);
+        return match ordered(nest) {
+            Some(nest) => anchored(&nest, machine, b, slots, &kept),
+            None => anchored(nest, machine, b, slots, &kept),
+        };
     }
     let shared = nest.shared;
     let row = axes[..shared].to_vec();

@@ -7,6 +7,7 @@
 
 pub mod contract;
 pub mod loops;
+mod ordered;
 mod pointwise;
 pub mod reduce;
 pub mod scatter;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::loops::{grid_point, lanes, store};
 use super::sweep::{self, Segment};
 use crate::base::machine::Machine;
-use crate::ir::index::{Expr, Guard, Term};
+use crate::ir::index::{Expr, Guard};
 use crate::kernel::build::KernelBuilder;
 use crate::kernel::emit::Emitter;
 use crate::kernel::ir::{Buf, Op, Val};
@@ -80,40 +80,15 @@ fn merged_axes(nest: &Nest, axes: &[i64]) -> Axes {
     current
 }
 
-/// All results in one body, with their positions and offsets over the loop axes. Pairs of
-/// `⌊a / d⌋ · d·s + (a mod d) · s` become `a · s`.
+/// All results in one body, with their positions and offsets over the loop axes.
 fn resolve_outs(nest: &Nest, axes: &Axes) -> (Resolved, Vec<(u32, Expr)>) {
     let mut resolved = Resolved::default();
     let mut outs = vec![];
     for Out { stage, at, .. } in &nest.outs {
         let value = resolve(nest, *stage, &axes.point, &axes.extents, &mut resolved);
-        outs.push((value, joined(&at.substitute(&axes.point, &axes.extents))));
-    }
-    for leaf in &mut resolved.leaves {
-        match leaf {
-            Leaf::Slot { at, .. } => *at = joined(at),
-            Leaf::Axis(e) => *e = joined(e),
-            Leaf::Guarded { guards, .. } => {
-                guards.iter_mut().for_each(|g| g.expr = joined(&g.expr))
-            }
-            Leaf::Stage { .. } | Leaf::Const(_) | Leaf::Fn(..) => {}
-        }
+        outs.push((value, at.substitute(&axes.point, &axes.extents)));
     }
     (resolved, outs)
-}
-
-/// `⌊e / d⌋ · (d · s) + (e mod d) · s = e · s`.
-pub(super) fn joined(e: &Expr) -> Expr {
-    for (term, c) in &e.terms {
-        let Term::Mod(inner, d) = term else { continue };
-        let quotient = Term::FloorDiv(inner.clone(), *d);
-        if e.terms.iter().any(|(t, k)| *t == quotient && *k == c * d) {
-            let rest = e.terms.iter().filter(|(t, _)| t != term && *t != quotient);
-            let rest = Expr { constant: e.constant, terms: rest.cloned().collect() };
-            return joined(&rest.add(&inner.scale(*c)));
-        }
-    }
-    e.clone()
 }
 
 struct Pointwise<'a> {

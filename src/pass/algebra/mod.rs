@@ -153,6 +153,7 @@ impl<'a> Site<'a> {
             (View::Broadcast | View::Reshape, operands) => self.splat(operands[0]),
             (
                 View::Transpose(_)
+                | View::Relayout { .. }
                 | View::Slice { .. }
                 | View::Pad { .. }
                 | View::Concat { .. }

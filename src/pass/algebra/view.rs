@@ -9,6 +9,7 @@ pub fn simplify(s: &mut Site, view: &View) -> Found {
     match view {
         View::Reshape => reshape(s),
         View::Transpose(perm) => transpose(s, perm),
+        View::Relayout { .. } => Ok(None),
         View::Broadcast => broadcast(s),
         View::Slice { starts, steps } => slice(s, starts, steps),
         View::Pad { lo, .. } => match lo.iter().all(|l| *l == 0) {

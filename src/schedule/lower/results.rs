@@ -64,7 +64,9 @@ impl Lowering<'_> {
         loop {
             let node = self.region.node(at.node);
             let next = match self.region.class(at.node) {
-                Class::View(View::Reshape | View::Transpose(_)) => node.operands()[0],
+                Class::View(View::Reshape | View::Transpose(_) | View::Relayout { .. }) => {
+                    node.operands()[0]
+                }
                 Class::Elementwise(_) => {
                     // Only worth it if a view lies behind.
                     let shape = &self.region.ty(at).shape;
@@ -102,6 +104,10 @@ impl Lowering<'_> {
             match self.region.class(*id) {
                 Class::View(View::Transpose(perm)) => {
                     point = perm.iter().map(|&p| point[p].clone()).collect();
+                }
+                Class::View(View::Relayout { axis, block }) => {
+                    point.push(point[axis].modulo(block, &extents));
+                    point[axis] = point[axis].floor_div(block, &extents);
                 }
                 Class::View(_) => {
                     let flat = IndexMap(point).flatten(&shape);

@@ -1,10 +1,11 @@
 //! What a contraction is, before tiles: its loop axes, which operand has which, and its guards.
 //!
 //! Loop axes are the axes of the result, then the reduced ones; axes of one element are dropped and
-//! neighbours that every access walks through in step are merged. Of the result's axes the last
-//! (`columns`) belongs to the wide operand only; `rows`, if there is one, to the narrow one only.
+//! neighbours that every access walks through in step are merged. Along one axis of the result
+//! (`columns`) elements follow each other in memory; the wide operand has it. `rows`, if there is
+//! one, is an axis of the narrow operand only. The narrow operand is broadcast over the columns,
+//! unless it has them too (depthwise convolutions over channels).
 
-use super::super::pointwise::joined;
 use crate::base::DType;
 use crate::ir::index::{Expr, Guard, Term};
 use crate::ir::scalar::{Combine, ScalarFn};
@@ -19,7 +20,9 @@ type Stores = Vec<(u16, u16, Expr)>;
 /// Products of static steps: the most that are written out.
 const STATIC: i64 = 32;
 /// An innermost reduced axis of at most this many elements is written out.
-const SHORT: i64 = 16;
+const SHORT: i64 = 8;
+/// As many rows as a tile may have: an axis with more is no better.
+const MANY_ROWS: i64 = 14;
 /// Dot products at least this long, of operands contiguous along the sum and with no rows that
 /// would share a load, are left to the generic reduction with its partial results.
 const LONG_DOT: i64 = 32;
@@ -34,14 +37,21 @@ pub struct Plan<'a> {
     pub extents: Vec<i64>,
     /// How many loop axes the result has.
     pub rank: usize,
+    /// The axis that lies in lanes.
+    pub columns: usize,
     /// The axis of rows: of the narrow operand only.
     pub rows: Option<usize>,
     /// The operand that lies in lanes, behind its guards.
     pub wide: u32,
+    /// The operand that has the rows, behind its guards.
     pub narrow: u32,
-    /// Guards of the wide operand that depend on columns and written-out steps only.
+    /// Whether the narrow operand lies in lanes as well.
+    pub lanewise: bool,
+    /// Guards that depend on written-out steps and columns, or rows, only.
     pub tied: Vec<Guard>,
-    /// Guards of the wide operand that bound a loop.
+    /// The axis that they depend on: columns or rows.
+    pub tied_to: usize,
+    /// Guards that bound a loop.
     pub clips: Vec<Clip>,
     /// Reduced axes from this one on (counted from the first reduced axis) are written out.
     pub statics: usize,
@@ -72,19 +82,32 @@ impl<'a> Plan<'a> {
         let body = &stages[0].1;
         let Leaf::Fn(ScalarFn::Mul, args) = &body.leaves[body.root as usize] else { return None };
         let operands = [Operand::of(body, args[0])?, Operand::of(body, args[1])?];
-        let columns = rank.checked_sub(1)?;
-        let wide = match operands.each_ref().map(|o| o.mentions(columns)) {
+        let columns = columns(&outs, body, rank)?;
+        let has = operands.each_ref().map(|o| o.mentions(columns));
+        let other = |o: &Operand, than: &Operand| {
+            (0..rank).any(|a| a != columns && o.mentions(a) && !than.mentions(a))
+        };
+        let lanewise = has == [true, true];
+        let wide = match has {
             [true, false] => 0,
             [false, true] => 1,
+            // The one that is the same for every row.
+            [true, true] if !other(&operands[0], &operands[1]) => 0,
+            [true, true] if !other(&operands[1], &operands[0]) => 1,
             [true, true] | [false, false] => return None,
         };
         let (wide, narrow) = (&operands[wide], &operands[1 - wide]);
-        if !narrow.guards.is_empty() {
+        if lanewise && !(wide.in_lanes(columns) && narrow.in_lanes(columns)) {
             return None;
         }
-        let own = |a: &usize| narrow.mentions(*a) && !wide.mentions(*a);
-        let rows = (0..columns).filter(own).max_by_key(|a| extents[*a]);
-        let (tied, clips, statics) = guards(&wide.guards, &extents, rank)?;
+        let own = |a: &usize| *a != columns && narrow.mentions(*a) && !wide.mentions(*a);
+        let rows = (0..rank).filter(own).max_by_key(|a| (extents[*a].min(MANY_ROWS), *a));
+        let (all, tied_to) = match (wide.guards.is_empty(), narrow.guards.is_empty()) {
+            (_, true) => (&wide.guards, columns),
+            (true, false) => (&narrow.guards, rows?),
+            (false, false) => return None,
+        };
+        let (tied, clips, statics) = guards(all, &extents, rank, tied_to)?;
         let innermost = extents.len().checked_sub(1).filter(|a| *a >= rank)?;
         let long_dot = rows.is_none()
             && extents[innermost] >= LONG_DOT
@@ -93,8 +116,8 @@ impl<'a> Plan<'a> {
         if long_dot {
             return None;
         }
-        let others = (0..columns)
-            .filter(|a| Some(*a) != rows)
+        let others = (0..rank)
+            .filter(|a| Some(*a) != rows && *a != columns)
             .map(|a| (a, wide.mentions(a), narrow.mentions(a)))
             .collect();
         let sizes = (wide.elements(nest), narrow.elements(nest));
@@ -104,10 +127,13 @@ impl<'a> Plan<'a> {
             outs,
             extents,
             rank,
+            columns,
             rows,
             wide,
             narrow,
+            lanewise,
             tied,
+            tied_to,
             clips,
             statics,
             sizes,
@@ -116,9 +142,26 @@ impl<'a> Plan<'a> {
         })
     }
 
-    /// The axis of columns.
-    pub fn columns(&self) -> usize {
-        self.rank - 1
+    /// How many columns lie side by side in the wide operand, where it is packed in panels.
+    pub fn panel(&self) -> Option<i64> {
+        let columns = Expr::axis(self.columns);
+        let mut open = vec![self.wide];
+        while let Some(leaf) = open.pop() {
+            match &self.stages[0].1.leaves[leaf as usize] {
+                Leaf::Slot { at, .. } => {
+                    let width = at.terms.iter().find_map(|(term, _)| match term {
+                        Term::FloorDiv(inner, w) if **inner == columns => Some(*w),
+                        _ => None,
+                    });
+                    if width.is_some() {
+                        return width;
+                    }
+                }
+                Leaf::Fn(_, args) => open.extend(args),
+                Leaf::Stage { .. } | Leaf::Axis(_) | Leaf::Const(_) | Leaf::Guarded { .. } => {}
+            }
+        }
+        None
     }
 
     /// Extents of the reduced axes.
@@ -203,10 +246,10 @@ impl Space {
             let own = nest.stages[*id as usize].extents().len();
             let mut into = Resolved::default();
             into.root = resolve(nest, *id, &self.point[..own], &self.extents, &mut into);
-            (*id, into.map(joined))
+            (*id, into)
         };
         let out = |o: &crate::kernel::nest::Out| {
-            (o.stage, o.slot, joined(&o.at.substitute(&self.point, &self.extents)))
+            (o.stage, o.slot, o.at.substitute(&self.point, &self.extents))
         };
         (kept.iter().map(stage).collect(), nest.outs.iter().map(out).collect())
     }
@@ -247,9 +290,11 @@ impl Space {
         Space { extents, rank, point }
     }
 
-    /// An axis of the result that an access sees only in groups of `d`: of grouped convolutions.
+    /// An axis that an access sees in groups of `d` (grouped convolutions, channels in blocks), but
+    /// not the columns: tiles of those are cut at blocks anyway.
     fn grouped(&self, nest: &Nest, kept: &[u16]) -> Option<(usize, i64)> {
-        let (stages, _) = self.resolved(nest, kept);
+        let (stages, outs) = self.resolved(nest, kept);
+        let columns = columns(&outs, &stages[0].1, self.rank);
         let ats = stages[0].1.leaves.iter().filter_map(|l| match l {
             Leaf::Slot { at, .. } => Some(at),
             Leaf::Stage { .. }
@@ -258,12 +303,11 @@ impl Space {
             | Leaf::Fn(..)
             | Leaf::Guarded { .. } => None,
         });
-        ats.flat_map(|at| at.terms.iter().map(move |t| (at, t))).find_map(|(at, (term, _))| {
-            let Term::FloorDiv(inner, d) = term else { return None };
-            let axis = (0..self.rank.saturating_sub(1)).find(|a| **inner == Expr::axis(*a))?;
-            let rest = Term::Mod(inner.clone(), *d);
-            let alone = at.terms.iter().all(|(t, _)| *t != rest);
-            (alone && self.extents[axis] % d == 0).then_some((axis, *d))
+        ats.flat_map(|at| &at.terms).find_map(|(term, _)| {
+            let (Term::FloorDiv(inner, d) | Term::Mod(inner, d)) = term else { return None };
+            let axis = (0..self.extents.len())
+                .find(|a| Some(*a) != columns && **inner == Expr::axis(*a))?;
+            (self.extents[axis] % d == 0).then_some((axis, *d))
         })
     }
 
@@ -279,8 +323,37 @@ impl Space {
             })
             .collect();
         let point = self.point.iter().map(|e| e.substitute(&by, &extents)).collect();
-        Space { extents, rank: self.rank + 1, point }
+        Space { extents, rank: self.rank + (i < self.rank) as usize, point }
     }
+}
+
+/// The axis that is to lie in lanes: along it elements of the result and of an operand follow each
+/// other, if only within blocks; else the last one.
+fn columns(outs: &Stores, body: &Resolved, rank: usize) -> Option<usize> {
+    let at = &outs.first()?.2;
+    let last = rank.checked_sub(1)?;
+    let read = |axis: usize| {
+        body.leaves.iter().any(|l| match l {
+            Leaf::Slot { at, .. } => at.mentions(axis) && in_lanes(at, axis),
+            Leaf::Stage { .. }
+            | Leaf::Axis(_)
+            | Leaf::Const(_)
+            | Leaf::Fn(..)
+            | Leaf::Guarded { .. } => false,
+        })
+    };
+    let fits = |a: &usize| at.mentions(*a) && in_lanes(at, *a) && read(*a);
+    Some((0..rank).rev().find(fits).unwrap_or(last))
+}
+
+/// Whether points along an axis have one offset, or offsets that follow each other, if only within
+/// blocks.
+fn in_lanes(at: &Expr, axis: usize) -> bool {
+    let inner = |t: &Term| match t {
+        Term::Mod(e, _) => **e == Expr::axis(axis),
+        Term::Axis(_) | Term::FloorDiv(..) | Term::Dyn { .. } => false,
+    };
+    matches!(at.stride(axis), Some(0 | 1)) || at.terms.iter().any(|(t, c)| *c == 1 && inner(t))
 }
 
 /// One factor of the product.
@@ -327,6 +400,15 @@ impl<'r> Operand<'r> {
         self.leaves.iter().any(leaf) || self.guards.iter().any(|g| g.expr.mentions(axis))
     }
 
+    /// Whether one vector holds it along an axis.
+    fn in_lanes(&self, axis: usize) -> bool {
+        self.leaves.iter().all(|leaf| match leaf {
+            Leaf::Slot { at, .. } => in_lanes(at, axis),
+            Leaf::Axis(e) => !e.mentions(axis),
+            Leaf::Stage { .. } | Leaf::Const(_) | Leaf::Fn(..) | Leaf::Guarded { .. } => true,
+        })
+    }
+
     fn contiguous(&self, axis: usize) -> bool {
         let leaf = |l: &&Leaf| match l {
             Leaf::Slot { at, .. } => at.stride(axis) == Some(1),
@@ -350,10 +432,15 @@ impl<'r> Operand<'r> {
     }
 }
 
-/// Tells the guards apart: those decided by columns and written-out steps, and those that bound a
+/// Tells the guards apart: those decided by `tied_to` and written-out steps, and those that bound a
 /// loop. `None` where a guard is neither. The third part is the first axis that is written out.
-fn guards(all: &[Guard], extents: &[i64], rank: usize) -> Option<(Vec<Guard>, Vec<Clip>, usize)> {
-    let (columns, reduced) = (rank - 1, &extents[rank..]);
+fn guards(
+    all: &[Guard],
+    extents: &[i64],
+    rank: usize,
+    tied_to: usize,
+) -> Option<(Vec<Guard>, Vec<Clip>, usize)> {
+    let reduced = &extents[rank..];
     let (mut tied, mut clips, mut statics) = (vec![], vec![], reduced.len());
     for g in all {
         let mut axes = vec![];
@@ -361,7 +448,7 @@ fn guards(all: &[Guard], extents: &[i64], rank: usize) -> Option<(Vec<Guard>, Ve
             let Term::Axis(a) = term else { return None };
             axes.push((*a as usize, *c));
         }
-        let outer = axes.iter().any(|(a, _)| *a < columns);
+        let outer = axes.iter().any(|(a, _)| *a < rank && *a != tied_to);
         if !outer {
             let first = axes.iter().filter(|(a, _)| *a >= rank).map(|(a, _)| a - rank).min();
             statics = statics.min(first.unwrap_or(statics));
@@ -369,7 +456,7 @@ fn guards(all: &[Guard], extents: &[i64], rank: usize) -> Option<(Vec<Guard>, Ve
             continue;
         }
         let inner: Vec<(usize, i64)> =
-            axes.iter().copied().filter(|(a, _)| *a >= columns).collect();
+            axes.iter().copied().filter(|(a, _)| *a >= rank || *a == tied_to).collect();
         let &[(axis, scale @ 1..)] = &inner[..] else { return None };
         if axis < rank {
             return None;

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use super::super::loops::{declare, grid_point, store};
 use super::plan::{Clip, Plan};
-use super::tiling::{Kind, Status, Tiling, holds};
+use super::tiling::{Band, Kind, Status, Tiling, holds};
 use crate::base::machine::Machine;
 use crate::ir::index::{Expr, Guard};
 use crate::kernel::build::KernelBuilder;
@@ -24,7 +24,7 @@ pub fn build(plan: &Plan, tiling: &Tiling, machine: &Machine) -> Kernel {
     let (none, nowhere) = (BTreeMap::new(), BTreeMap::new());
     let tiles = Tiles { plan, tiling, slots: &slots, none: &none, nowhere: &nowhere };
     let coords = tiles.place(&mut b);
-    tiles.rows(&mut b, coords);
+    tiles.bands(&mut b, coords, 0);
     b.finish()
 }
 
@@ -38,9 +38,9 @@ struct Tiles<'a> {
     nowhere: &'a BTreeMap<u16, Home>,
 }
 
-/// One tile: its rows, its kind of columns, and its tile coordinates.
+/// One tile: its kind of rows, its kind of columns, and its tile coordinates.
 struct Tile<'k> {
-    rows: i64,
+    band: &'k Band,
     kind: &'k Kind,
     coords: Vec<Val>,
 }
@@ -54,7 +54,7 @@ impl Tiles<'_> {
     /// The grid point as tile coordinates; the rows' is still the number of the tile.
     fn place(&self, b: &mut KernelBuilder) -> Vec<Val> {
         let plan = self.plan;
-        let columns = plan.columns();
+        let columns = plan.columns;
         let extent = |a: usize| match a {
             a if a == columns => self.tiling.across,
             a if Some(a) == plan.rows => self.tiling.down,
@@ -67,8 +67,10 @@ impl Tiles<'_> {
         let of_wide = [pick(true, false), vec![columns]].concat();
         let of_narrow = [pick(false, true), plan.rows.into_iter().collect()].concat();
         let both = [pick(true, true), pick(false, false)].concat();
-        // What the larger operand has runs slowest, so that it is read once.
-        let order = match plan.sizes.0 >= plan.sizes.1 {
+        // What is in the outer loop is read once: the operand that does not stay in the cache.
+        let half = self.tiling.cache / 2;
+        let outer_wide = plan.sizes.1 <= half || plan.sizes.0 > half;
+        let order = match outer_wide {
             true => [both, of_wide, of_narrow].concat(),
             false => [both, of_narrow, of_wide].concat(),
         };
@@ -82,49 +84,49 @@ impl Tiles<'_> {
         coords
     }
 
-    /// Tiles of one row more come first.
-    fn rows(&self, b: &mut KernelBuilder, coords: Vec<Val>) {
-        let Tiling { rows, taller, down, .. } = *self.tiling;
-        let Some(axis) = self.plan.rows else { return self.kinds(b, 1, coords, 0) };
-        let tile = coords[axis];
-        let at = |first: Val| {
+    /// The tile's kind, by its place along the rows.
+    fn bands(&self, b: &mut KernelBuilder, coords: Vec<Val>, at: usize) {
+        let band = &self.tiling.bands[at];
+        let Some(axis) = self.plan.rows else { return self.kinds(b, band, coords, 0) };
+        let fixed = |b: &mut KernelBuilder| {
             let mut coords = coords.clone();
-            coords[axis] = first;
-            coords
+            coords[axis] = match band.to == band.from + 1 {
+                true => b.index(band.first),
+                false => {
+                    let first = b.times(coords[axis], band.rows);
+                    b.offset(first, band.first - band.from * band.rows)
+                }
+            };
+            self.kinds(b, band, coords, 0);
         };
-        if taller == 0 {
-            let first = b.times(tile, rows);
-            return self.kinds(b, rows, at(first), 0);
+        if at + 1 == self.tiling.bands.len() {
+            return fixed(b);
         }
-        debug_assert!(taller < down);
-        let bound = b.index(taller);
-        let tall = b.op(Op::Lt, &[tile, bound]);
+        let bound = b.index(band.to);
+        let this = b.op(Op::Lt, &[coords[axis], bound]);
         b.if_else(
-            tall,
+            this,
             |b| {
-                let first = b.times(tile, rows + 1);
-                self.kinds(b, rows + 1, at(first), 0);
+                fixed(b);
                 vec![]
             },
             |b| {
-                let first = b.times(tile, rows);
-                let first = b.offset(first, taller);
-                self.kinds(b, rows, at(first), 0);
+                self.bands(b, coords.clone(), at + 1);
                 vec![]
             },
         );
     }
 
     /// The tile's kind, by its place along the columns.
-    fn kinds(&self, b: &mut KernelBuilder, rows: i64, coords: Vec<Val>, at: usize) {
+    fn kinds(&self, b: &mut KernelBuilder, band: &Band, coords: Vec<Val>, at: usize) {
         let kind = &self.tiling.kinds[at];
-        let columns = self.plan.columns();
+        let columns = self.plan.columns;
         let fixed = |b: &mut KernelBuilder| {
             let mut coords = coords.clone();
             if kind.to == kind.from + 1 {
                 coords[columns] = b.index(kind.from);
             }
-            self.tile(b, &Tile { rows, kind, coords });
+            self.tile(b, &Tile { band, kind, coords });
         };
         if at + 1 == self.tiling.kinds.len() {
             return fixed(b);
@@ -138,7 +140,7 @@ impl Tiles<'_> {
                 vec![]
             },
             |b| {
-                self.kinds(b, rows, coords.clone(), at + 1);
+                self.kinds(b, band, coords.clone(), at + 1);
                 vec![]
             },
         );
@@ -150,14 +152,14 @@ impl Tiles<'_> {
             b.constant(Ty::of(dtype, lanes), Lit::int(dtype, 0))
         };
         let mut sums = vec![];
-        for _ in 0..tile.rows {
+        for _ in 0..tile.band.rows {
             for (_, lanes) in &tile.kind.pieces {
                 sums.push(zero(b, *lanes));
             }
         }
         let sums = self.sum(b, tile, 0, tile.coords.clone(), sums);
         let mut sums = sums.into_iter();
-        for row in 0..tile.rows {
+        for row in 0..tile.band.rows {
             for (first, lanes) in &tile.kind.pieces {
                 let sum = sums.next().expect("one for each row and piece");
                 self.finish(b, tile, (row, *first, *lanes), sum);
@@ -233,7 +235,8 @@ impl Tiles<'_> {
         let plan = self.plan;
         let steps = plan.static_steps();
         let single = steps.len() == 1;
-        for (step, status) in steps.iter().zip(&tile.kind.status) {
+        let status = tile.kind.status.iter().zip(&tile.band.inside);
+        for (step, status) in steps.iter().zip(status) {
             let looped = (0..plan.statics).map(|q| Expr::axis(self.lane() + 1 + q));
             let reduced: Vec<Expr> =
                 looped.chain(step.iter().map(|c| Expr::constant(*c))).collect();
@@ -257,7 +260,7 @@ impl Tiles<'_> {
         b: &mut KernelBuilder,
         tile: &Tile,
         coords: &[Val],
-        (reduced, step, status): (&[Expr], &[i64], &[Status]),
+        (reduced, step, (status, inside)): (&[Expr], &[i64], (&Vec<Status>, &Vec<bool>)),
         sums: &mut [Val],
     ) {
         let pieces = &tile.kind.pieces;
@@ -275,16 +278,23 @@ impl Tiles<'_> {
                 }
             });
         }
-        for row in 0..tile.rows {
+        for row in 0..tile.band.rows {
+            if !inside[row as usize] {
+                continue;
+            }
             let by = self.point(row, 0, reduced);
-            let mut narrow: BTreeMap<u16, Val> = BTreeMap::new();
-            for (j, (_, lanes)) in pieces.iter().enumerate() {
+            let mut broadcast: BTreeMap<u16, Val> = BTreeMap::new();
+            for (j, (first, lanes)) in pieces.iter().enumerate() {
                 let Some((wide, mask)) = wides[j] else { continue };
-                let y = match narrow.get(lanes) {
+                let y = match broadcast.get(lanes) {
                     Some(y) => *y,
+                    None if self.plan.lanewise => {
+                        let by = self.point(row, *first, reduced);
+                        self.value(b, self.plan.narrow, &by, coords, *lanes)
+                    }
                     None => {
                         let y = self.value(b, self.plan.narrow, &by, coords, *lanes);
-                        narrow.insert(*lanes, y);
+                        broadcast.insert(*lanes, y);
                         y
                     }
                 };
@@ -383,7 +393,7 @@ impl Tiles<'_> {
     fn point(&self, row: i64, first: i64, reduced: &[Expr]) -> Vec<Expr> {
         let plan = self.plan;
         let result = (0..plan.rank).map(|a| match a {
-            a if a == plan.columns() => {
+            a if a == plan.columns => {
                 Expr::axis(a).scale(self.tiling.width).add(&Expr::axis(self.lane())).plus(first)
             }
             a if Some(a) == plan.rows => Expr::axis(a).plus(row),
@@ -397,7 +407,7 @@ impl Tiles<'_> {
     fn extents(&self) -> Vec<i64> {
         let plan = self.plan;
         let mut extents = plan.extents.clone();
-        extents[plan.columns()] = self.tiling.across;
+        extents[plan.columns] = self.tiling.across;
         extents.insert(plan.rank, self.tiling.lanes as i64);
         extents
     }

@@ -1,5 +1,7 @@
 //! The tiles of a contraction on one machine: how many rows and columns, and which tiles of columns
 //! share code.
+//!
+//! The packing of parameters asks here for the width of its panels.
 
 use super::super::sweep;
 use super::plan::Plan;
@@ -10,8 +12,8 @@ use crate::ir::index::{Expr, Guard};
 const KINDS: usize = 16;
 /// Vectors of a tile of one row.
 const WIDEST: i64 = 8;
-/// Registers for a broadcast element and the vectors of the wide operand.
-const OPERANDS: i64 = 4;
+/// Rows of a tile: more would make code that does not fit the front of the pipeline.
+const TALLEST: i64 = 14;
 
 pub struct Tiling {
     /// Lanes of a full vector.
@@ -20,11 +22,25 @@ pub struct Tiling {
     pub width: i64,
     /// Tiles along the columns.
     pub across: i64,
-    /// Tiles along the rows; the first `taller` of them have one row more than `rows`.
+    /// Tiles along the rows.
     pub down: i64,
-    pub rows: i64,
-    pub taller: i64,
+    pub bands: Vec<Band>,
     pub kinds: Vec<Kind>,
+    /// Elements that fit the second cache of a core.
+    pub cache: u64,
+}
+
+/// Tiles `from..to` along the rows; they run the same code.
+#[derive(Clone)]
+pub struct Band {
+    pub from: i64,
+    pub to: i64,
+    /// The first row of tile `from`.
+    pub first: i64,
+    /// Rows of each tile.
+    pub rows: i64,
+    /// For each written-out step, whether each row is no padding.
+    pub inside: Vec<Vec<bool>>,
 }
 
 /// Tiles `from..to` along the columns; they run the same code.
@@ -53,20 +69,14 @@ impl Tiling {
     pub fn of(plan: &Plan, machine: &Machine) -> Option<Tiling> {
         let bytes = plan.dtype().bytes().max(4) as i64;
         let lanes = (machine.vector_bytes as i64 / bytes).clamp(1, 64);
-        let budget = (machine.registers as i64 - OPERANDS).max(4);
-        let n = plan.extents[plan.columns()];
+        let n = plan.extents[plan.columns];
         let m = plan.rows.map_or(1, |a| plan.extents[a]);
-        let needed = (n as u64).div_ceil(lanes as u64) as i64;
-        // With few registers a broadcast is best folded into the multiply-add that reads it, and
-        // that takes tiles of one vector.
-        let tall = machine.registers <= 16 && m >= budget;
-        let (vectors, most) = match tall {
-            true => (1, budget),
-            false => {
-                let vectors = vectors(m, needed, budget);
-                (vectors, (budget / vectors).clamp(1, 8))
-            }
+        let panel = match plan.lanewise {
+            // Each row of a vector has an operand of its own: there is nothing to share.
+            true => Some(1),
+            false => plan.panel().filter(|w| w % lanes == 0).map(|w| w / lanes),
         };
+        let (vectors, most) = tile(m, n, panel, lanes, machine);
         let down = (m as u64).div_ceil(most as u64) as i64;
         let width = vectors * lanes;
         let mut tiling = Tiling {
@@ -74,9 +84,9 @@ impl Tiling {
             width,
             across: (n as u64).div_ceil(width as u64) as i64,
             down,
-            rows: m / down,
-            taller: m % down,
+            bands: find_bands(plan, m, down)?,
             kinds: vec![],
+            cache: machine.caches[1] / bytes as u64,
         };
         tiling.kinds = tiling.find_kinds(plan, n)?;
         Some(tiling)
@@ -97,7 +107,7 @@ impl Tiling {
             let status = steps.iter().map(of).collect();
             Kind { from: t, to: t + 1, pieces, status }
         };
-        if plan.tied.is_empty() {
+        if plan.tied.is_empty() || plan.tied_to != plan.columns {
             if full > 0 {
                 kinds.push(Kind { to: full, ..one(0) });
             }
@@ -125,13 +135,80 @@ impl Tiling {
     }
 }
 
-/// Vectors of a tile: the power of two that fills the registers with sums.
-fn vectors(m: i64, needed: i64, budget: i64) -> i64 {
-    let mut vectors = 1;
-    while vectors < WIDEST && vectors < needed && vectors * 2 * m.min(6) <= budget {
-        vectors *= 2;
+/// Tiles of rows, those of one row more first; `None` where too many kinds would be needed.
+fn find_bands(plan: &Plan, m: i64, down: i64) -> Option<Vec<Band>> {
+    let tied = plan.rows == Some(plan.tied_to) && !plan.tied.is_empty();
+    let (low, taller) = (m / down, m % down);
+    let steps = plan.static_steps();
+    let mut bands: Vec<Band> = vec![];
+    let mut first = 0;
+    let mut add = |tiles: std::ops::Range<i64>, rows: i64| {
+        let inside: Vec<Vec<bool>> = steps
+            .iter()
+            .map(|step| (first..first + rows).map(|row| !tied || holds(plan, row, step)).collect())
+            .collect();
+        match bands.last_mut().filter(|b| b.rows == rows && b.inside == inside) {
+            Some(last) => last.to = tiles.end,
+            None => bands.push(Band { from: tiles.start, to: tiles.end, first, rows, inside }),
+        }
+        first += rows * (tiles.end - tiles.start);
+        bands.len() <= KINDS
+    };
+    let fits = match tied {
+        true => (0..down).all(|t| add(t..t + 1, low + (t < taller) as i64)),
+        false => (taller == 0 || add(0..taller, low + 1)) && add(taller..down, low),
+    };
+    fits.then_some(bands)
+}
+
+/// How many columns a panel of packed weights has, for products of `m` rows and `n` columns.
+pub fn panel_width(m: i64, n: i64, bytes: i64, machine: &Machine) -> i64 {
+    let lanes = (machine.vector_bytes as i64 / bytes).clamp(1, 64);
+    tile(m, n, None, lanes, machine).0 * lanes
+}
+
+/// Vectors and rows of the tile that takes the fewest cycles by count of instructions; `panel` is
+/// how many vectors lie side by side in the wide operand, if it is packed.
+fn tile(m: i64, n: i64, panel: Option<i64>, lanes: i64, machine: &Machine) -> (i64, i64) {
+    let registers = machine.registers as i64;
+    let tall = machine.vector_bytes <= 16 && registers <= 16 && m >= registers - 4;
+    if tall && panel.is_none_or(|p| p == 1) {
+        // Cranelift folds a broadcast into the multiply-add that reads it, if it is the only one.
+        return (1, registers - 4);
     }
-    vectors
+    let needed = (n as u64).div_ceil(lanes as u64) as i64;
+    let mut best = (i64::MAX, (1, 1));
+    let widths = match panel.filter(|p| *p <= WIDEST) {
+        Some(p) => p..=p,
+        None => 1..=WIDEST.min(needed),
+    };
+    for vectors in widths {
+        // Sums, a step's vectors of the wide operand, and one broadcast.
+        let room = (registers - 1 - vectors) / vectors;
+        for rows in 1..=room.min(TALLEST).min(m) {
+            let cycles = cycles(m, rows, needed, vectors);
+            if cycles < best.0 {
+                best = (cycles, (vectors, rows));
+            }
+        }
+    }
+    best.1
+}
+
+/// Quarters of cycles of one step of the sum over all tiles: two multiply-adds or two loads a
+/// cycle, and never fewer than the latency of a multiply-add.
+fn cycles(m: i64, rows: i64, needed: i64, vectors: i64) -> i64 {
+    let down = (m as u64).div_ceil(rows as u64) as i64;
+    let one = |rows: i64, vectors: i64| {
+        let loads = rows + vectors;
+        (2 * (rows * vectors).max(loads)).max(16) + loads / 4
+    };
+    let across = |rows: i64| {
+        let rest = needed % vectors;
+        needed / vectors * one(rows, vectors) + if rest > 0 { one(rows, rest) } else { 0 }
+    };
+    let taller = m % down;
+    taller * across(m / down + 1) + (down - taller) * across(m / down)
 }
 
 /// Vectors that cover some columns: the last one may overlap the one before; where there are fewer
@@ -150,6 +227,9 @@ fn pieces(columns: i64, lanes: u16) -> Vec<(i64, u16)> {
 
 /// The guards of columns `first..first + lanes` in one written-out step.
 fn status(plan: &Plan, first: i64, lanes: u16, step: &[i64]) -> Status {
+    if plan.tied_to != plan.columns {
+        return Status::Inside;
+    }
     let inside = (0..lanes as i64).filter(|l| holds(plan, first + l, step)).count();
     match inside {
         0 => Status::Outside,
@@ -158,11 +238,11 @@ fn status(plan: &Plan, first: i64, lanes: u16, step: &[i64]) -> Status {
     }
 }
 
-/// Whether a column is inside in one written-out step.
-pub fn holds(plan: &Plan, column: i64, step: &[i64]) -> bool {
+/// Whether a column (or row, whichever the guards are tied to) is inside in one written-out step.
+pub fn holds(plan: &Plan, at: i64, step: &[i64]) -> bool {
     let one = |g: &Guard| {
         let of = |a: usize| match a {
-            a if a == plan.columns() => column,
+            a if a == plan.tied_to => at,
             a if a >= plan.rank + plan.statics => step[a - plan.rank - plan.statics],
             _ => 0,
         };

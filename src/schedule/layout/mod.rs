@@ -1,4 +1,7 @@
-//! Packing: parameters that contractions read are laid out once, as the kernels walk through them.
+//! Layouts: how values lie in memory, where that is dlc's to choose.
+//!
+//! Feature maps between convolutions go in blocks of channels (`maps`). Parameters that
+//! contractions and convolutions read are laid out once, as the kernels walk through them:
 //!
 //! In: the graph of runs and the recipe of its parameters. A parameter that is the right operand
 //! of a contraction, `B[batch, k, n]` in whatever order of axes, becomes `[batch, n / w, k, w]`
@@ -6,17 +9,30 @@
 //! that pack it, the graph of runs the views that undo it. Fusion turns those into index
 //! arithmetic, so that a tile of columns is contiguous along `n` and steps on by `w` along `k`.
 
+mod maps;
+
 use crate::base::machine::Machine;
 use crate::base::{Dim, Shape, TensorType};
 use crate::ir::attr::Attr;
 use crate::ir::builder::Builder;
 use crate::ir::graph::{Graph, NodeId, Output, Value};
 use crate::ir::op::{Class, ContractSpec, OpError, Source};
+use crate::kernel::generate::contract::panel_width;
 
 use super::consts::Split;
+use maps::Conv;
 
-/// Packs every parameter of `split.run` that a contraction reads on its right.
+/// Chooses the layouts of feature maps and parameters of `split.run`.
 pub fn pack(split: &mut Split, machine: &Machine) -> Result<(), OpError> {
+    let convs = maps::block(&mut split.run)?;
+    let mut packed = false;
+    for (id, conv) in convs {
+        let panels = Panels::of_conv(&split.run, id, conv, machine);
+        if let Some(panels) = panels {
+            repack(split, id, &panels)?;
+            packed = true;
+        }
+    }
     let readers: Vec<(NodeId, ContractSpec)> = split
         .run
         .topological()
@@ -26,32 +42,37 @@ pub fn pack(split: &mut Split, machine: &Machine) -> Result<(), OpError> {
             _ => None,
         })
         .collect();
-    let mut packed = false;
     for (id, spec) in readers {
         let b = split.run.node(id).operands()[1];
         if !matches!(split.run.class(b.node), Class::Source(Source::Param)) {
             continue;
         }
         let ty = split.run.ty(b).clone();
-        let width = 2 * (machine.vector_bytes as usize / ty.dtype.compute().bytes().max(4)).max(1);
         let lhs = split.run.ty(split.run.node(id).operands()[0]).shape.concrete();
-        let panels = lhs.and_then(|lhs| Panels::of(&spec, &lhs, &ty, width));
+        let panels = lhs.and_then(|lhs| Panels::of(&spec, &lhs, &ty, machine));
         let Some(panels) = panels else { continue };
-        let name = format!("{}@{}", split.run.node(b.node).op.str("name"), panels.label());
-        let value =
-            match split.run.params.iter().find(|p| split.run.node(**p).op.str("name") == name) {
-                Some(known) => Value { node: *known, result: 0 },
-                None => prepared(split, b, &panels, &name)?,
-            };
-        let mut views = Builder::new(&mut split.run);
-        views.loc = views.graph.node(id).loc.clone();
-        let view = panels.unpacked(&mut views, value)?;
-        split.run.set_operand(id, 1, view);
+        repack(split, id, &panels)?;
         packed = true;
     }
     if packed {
         drop_unread(split);
     }
+    Ok(())
+}
+
+/// Lets a node read its second operand, a parameter, from panels.
+fn repack(split: &mut Split, id: NodeId, panels: &Panels) -> Result<(), OpError> {
+    let b = split.run.node(id).operands()[1];
+    let name = format!("{}@{}", split.run.node(b.node).op.str("name"), panels.label());
+    let known = split.run.params.iter().find(|p| split.run.node(**p).op.str("name") == name);
+    let value = match known {
+        Some(known) => Value { node: *known, result: 0 },
+        None => prepared(split, b, panels, &name)?,
+    };
+    let mut views = Builder::new(&mut split.run);
+    views.loc = views.graph.node(id).loc.clone();
+    let view = panels.unpacked(&mut views, value)?;
+    split.run.set_operand(id, 1, view);
     Ok(())
 }
 
@@ -103,7 +124,12 @@ struct Panels {
 
 impl Panels {
     /// `None` where packing does not pay or does not apply.
-    fn of(spec: &ContractSpec, lhs: &[usize], ty: &TensorType, width: usize) -> Option<Panels> {
+    fn of(
+        spec: &ContractSpec,
+        lhs: &[usize],
+        ty: &TensorType,
+        machine: &Machine,
+    ) -> Option<Panels> {
         let shape = ty.shape.concrete()?;
         let axes = || spec.rhs.iter().enumerate();
         let in_lhs = |label: &u8| spec.lhs.contains(label);
@@ -122,6 +148,10 @@ impl Panels {
         let order = [&batch[..], &columns, &reduced].concat();
         let count = |axes: &[usize]| axes.iter().map(|a| shape[*a]).product::<usize>();
         let last = shape[*columns.last()?];
+        let own = |(label, n): (&u8, &usize)| (!spec.rhs.contains(label)).then_some(*n);
+        let rows: usize = spec.lhs.iter().zip(lhs).filter_map(own).product();
+        let bytes = ty.dtype.compute().bytes().max(4);
+        let width = panel_width(rows as i64, last as i64, bytes as i64, machine) as usize;
         // A panel must not run over the end of the innermost axis of columns, nor broadcast.
         let broadcast = spec
             .rhs
@@ -141,6 +171,33 @@ impl Panels {
             columns,
             reduced,
             width,
+        })
+    }
+
+    /// Weights `[O, C, kernel…]` of a convolution over feature maps in blocks.
+    fn of_conv(graph: &Graph, id: NodeId, conv: Conv, machine: &Machine) -> Option<Panels> {
+        let Class::Window(spec) = graph.class(id) else { return None };
+        let ty = graph.ty(graph.node(id).operands()[1]);
+        let shape = ty.shape.concrete()?;
+        let spatial = &graph.node(id).results[0].shape.concrete()?[2..];
+        let columns = shape[0];
+        let pointwise = spec.kernel.iter().chain(&spec.stride).all(|n| *n == 1);
+        let rows: usize = match pointwise {
+            true => spatial.iter().product(),
+            false => *spatial.last()?,
+        };
+        let bytes = ty.dtype.compute().bytes().max(4) as i64;
+        let width = match conv {
+            Conv::Dense => panel_width(rows as i64, columns as i64, bytes, machine),
+            Conv::Depthwise => (machine.vector_bytes as i64 / bytes).max(1),
+        };
+        Some(Panels {
+            order: (0..shape.len()).collect(),
+            reduced: shape[1..].iter().product(),
+            shape,
+            batch: 1,
+            columns,
+            width: width as usize,
         })
     }
 

@@ -1,0 +1,172 @@
+//! Loop axes in the order of memory.
+//!
+//! In: a nest whose kept stages all have the same axes. Out: the same nest, where an axis that
+//! memory holds in blocks (offsets have its quotient and remainder by the size of a block) is two
+//! axes, and axes follow each other as the first result stores them, the innermost last. Each
+//! element is computed by the same instructions as before.
+
+use crate::ir::index::{Expr, IndexMap, Term};
+use crate::kernel::nest::{Body, From, Keep, Nest, Scalar};
+use crate::kernel::resolve::Leaf;
+
+use super::loops::resolved_stage;
+
+/// `None` where the axes are in order already.
+pub fn ordered(nest: &Nest) -> Option<Nest> {
+    let mut out = nest.clone();
+    let mut changed = false;
+    while let Some((axis, block)) = blocked(&out) {
+        out = split(&out, axis, block);
+        changed = true;
+    }
+    let first = out.outs.first()?;
+    let rank = out.stages[first.stage as usize].axes.len();
+    let mut order: Vec<usize> = (0..rank).collect();
+    order.sort_by_key(|a| std::cmp::Reverse(first.at.stride(*a).unwrap_or(0)));
+    if order.iter().enumerate().any(|(i, a)| i != *a) {
+        let (moved, extents) = permuted(&out, &order);
+        if moved.outs.iter().all(|o| o.at.range(&extents).is_some()) {
+            out = moved;
+            changed = true;
+        }
+    }
+    changed.then_some(out)
+}
+
+/// An axis of the kept stages that some offset sees in blocks which divide it.
+fn blocked(nest: &Nest) -> Option<(usize, i64)> {
+    let kept = |s: &u16| nest.stages[*s as usize].keep != Keep::Inline;
+    let axes = nest.stages[nest.outs.first()?.stage as usize].axes.clone();
+    let of = |at: &Expr| {
+        at.terms.iter().find_map(|(term, _)| {
+            let (Term::FloorDiv(e, d) | Term::Mod(e, d)) = term else { return None };
+            let axis = (0..axes.len()).find(|a| **e == Expr::axis(*a))?;
+            (axes[axis] % d == 0).then_some((axis, *d))
+        })
+    };
+    let stored = nest.outs.iter().find_map(|o| of(&o.at));
+    stored.or_else(|| {
+        (0..nest.stages.len() as u16).filter(kept).find_map(|s| {
+            resolved_stage(nest, s).leaves.iter().find_map(|leaf| match leaf {
+                Leaf::Slot { at, .. } => of(at),
+                Leaf::Stage { .. }
+                | Leaf::Axis(_)
+                | Leaf::Const(_)
+                | Leaf::Fn(..)
+                | Leaf::Guarded { .. } => None,
+            })
+        })
+    })
+}
+
+/// Axis `a` of the kept stages as two: blocks, and the place in a block.
+fn split(nest: &Nest, a: usize, block: i64) -> Nest {
+    let axes = |axes: &[i64]| {
+        let mut axes = axes.to_vec();
+        axes.splice(a..a + 1, [axes[a] / block, block]);
+        axes
+    };
+    let old = |k: usize| match k {
+        k if k < a => Expr::axis(k),
+        k if k == a => Expr::axis(a).scale(block).add(&Expr::axis(a + 1)),
+        k => Expr::axis(k + 1),
+    };
+    let coords = |map: &[Expr], extents: &[i64]| {
+        let mut map = map.to_vec();
+        let e = map[a].clone();
+        map.splice(a..a + 1, [e.floor_div(block, extents), e.modulo(block, extents)]);
+        map
+    };
+    rewritten(nest, &axes, &old, &coords)
+}
+
+/// The axes of the kept stages in another order; also gives their extents.
+fn permuted(nest: &Nest, order: &[usize]) -> (Nest, Vec<i64>) {
+    let axes = |axes: &[i64]| order.iter().map(|a| axes[*a]).collect::<Vec<_>>();
+    let place = |k: usize| order.iter().position(|a| *a == k).unwrap_or(k);
+    let old = |k: usize| Expr::axis(place(k));
+    let coords =
+        |map: &[Expr], _: &[i64]| order.iter().map(|a| map[*a].clone()).collect::<Vec<_>>();
+    let out = rewritten(nest, &axes, &old, &coords);
+    let extents = out.outs.first().map_or(vec![], |o| out.stages[o.stage as usize].axes.clone());
+    (out, extents)
+}
+
+/// New axes for the kept stages: `old(k)` is the old coordinate `k` over the new ones, and `coords`
+/// makes new coordinates of old ones (given with the extents that they are over).
+fn rewritten(
+    nest: &Nest,
+    axes: &dyn Fn(&[i64]) -> Vec<i64>,
+    old: &dyn Fn(usize) -> Expr,
+    coords: &dyn Fn(&[Expr], &[i64]) -> Vec<Expr>,
+) -> Nest {
+    let mut out = nest.clone();
+    let kept: Vec<bool> = nest.stages.iter().map(|s| s.keep != Keep::Inline).collect();
+    for (i, stage) in out.stages.iter_mut().enumerate() {
+        let before = nest.stages[i].extents();
+        if kept[i] {
+            stage.axes = axes(&stage.axes);
+        }
+        let extents = stage.extents();
+        let by: Vec<Expr> = match kept[i] {
+            // Reduced axes follow the others.
+            true => (0..before.len())
+                .map(|k| match k.checked_sub(nest.stages[i].axes.len()) {
+                    None => old(k),
+                    Some(r) => Expr::axis(stage.axes.len() + r),
+                })
+                .collect(),
+            false => (0..before.len()).map(Expr::axis).collect(),
+        };
+        stage.body = body(&stage.body, &by, &extents, &kept, coords);
+    }
+    let after = |o: &crate::kernel::nest::Out| out.stages[o.stage as usize].axes.clone();
+    let ats: Vec<Expr> = nest
+        .outs
+        .iter()
+        .map(|o| {
+            let rank = nest.stages[o.stage as usize].axes.len();
+            let by: Vec<Expr> = (0..rank).map(old).collect();
+            o.at.substitute(&by, &after(o))
+        })
+        .collect();
+    for (o, at) in out.outs.iter_mut().zip(ats) {
+        o.at = at;
+    }
+    if out.shared == nest.outs.first().map_or(0, |o| nest.stages[o.stage as usize].axes.len()) {
+        out.shared = out.stages[out.outs[0].stage as usize].axes.len();
+    }
+    out
+}
+
+fn body(
+    body: &Body,
+    by: &[Expr],
+    extents: &[i64],
+    kept: &[bool],
+    coords: &dyn Fn(&[Expr], &[i64]) -> Vec<Expr>,
+) -> Body {
+    let expr = |e: &Expr| e.substitute(by, extents);
+    let scalar = |s: &Scalar| match s {
+        Scalar::Load { from, map } => {
+            let mut map: Vec<Expr> = map.0.iter().map(expr).collect();
+            if let From::Stage(s) = from
+                && kept[*s as usize]
+            {
+                map = coords(&map, extents);
+            }
+            Scalar::Load { from: *from, map: IndexMap(map) }
+        }
+        Scalar::Axis(e) => Scalar::Axis(expr(e)),
+        Scalar::Const(l) => Scalar::Const(*l),
+        Scalar::Fn(f, args) => Scalar::Fn(*f, args.clone()),
+        Scalar::Guarded { guards, then, els } => {
+            let guards = guards
+                .iter()
+                .map(|g| crate::ir::index::Guard { expr: expr(&g.expr), lo: g.lo, hi: g.hi })
+                .collect();
+            Scalar::Guarded { guards, then: *then, els: *els }
+        }
+    };
+    Body(body.0.iter().map(scalar).collect())
+}
