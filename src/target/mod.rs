@@ -97,7 +97,10 @@ impl Target {
         };
         let machine = match row.kind {
             Kind::Cpu(Some(isa)) => Machine::new(isa, vector_bytes(isa)),
-            Kind::Cranelift => Machine { vector_bytes: NARROW, ..host_machine() },
+            Kind::Cranelift => {
+                let host = host_machine();
+                Machine { caches: host.caches, ..Machine::new(host.isa, NARROW) }
+            }
             Kind::Cpu(None) | Kind::Reference | Kind::Interpreter => host_machine(),
             Kind::Later => {
                 let message = format!("target `{name}` comes with a later version of dlc");

@@ -11,6 +11,9 @@ use crate::kernel::resolve::Leaf;
 
 use super::loops::resolved_stage;
 
+/// Coordinates over the new axes, of those over the old ones and the extents that they are over.
+type Coords<'f> = dyn Fn(&[Expr], &[i64]) -> Vec<Expr> + 'f;
+
 /// `None` where the axes are in order already.
 pub fn ordered(nest: &Nest) -> Option<Nest> {
     let mut out = nest.clone();
@@ -98,7 +101,7 @@ fn rewritten(
     nest: &Nest,
     axes: &dyn Fn(&[i64]) -> Vec<i64>,
     old: &dyn Fn(usize) -> Expr,
-    coords: &dyn Fn(&[Expr], &[i64]) -> Vec<Expr>,
+    coords: &Coords,
 ) -> Nest {
     let mut out = nest.clone();
     let kept: Vec<bool> = nest.stages.iter().map(|s| s.keep != Keep::Inline).collect();
@@ -139,13 +142,7 @@ fn rewritten(
     out
 }
 
-fn body(
-    body: &Body,
-    by: &[Expr],
-    extents: &[i64],
-    kept: &[bool],
-    coords: &dyn Fn(&[Expr], &[i64]) -> Vec<Expr>,
-) -> Body {
+fn body(body: &Body, by: &[Expr], extents: &[i64], kept: &[bool], coords: &Coords) -> Body {
     let expr = |e: &Expr| e.substitute(by, extents);
     let scalar = |s: &Scalar| match s {
         Scalar::Load { from, map } => {

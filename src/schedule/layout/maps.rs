@@ -19,8 +19,6 @@ use super::super::fusion::{Group, Mode, groups};
 
 /// Channels of a block.
 pub const BLOCK: usize = 16;
-/// A plain operand of at most this many channels is broadcast element by element all the same.
-const FEW_CHANNELS: usize = 4;
 
 /// What a convolution does with channels.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -166,10 +164,8 @@ impl<'a> Choice<'a> {
                 let reads = match graph.class(anchor) {
                     Class::Window(WindowSpec { kind: WindowKind::Conv { .. }, .. }) => {
                         match conv(graph, anchor) {
-                            Some(Conv::Dense) => {
-                                self.is_blocked(x)
-                                    || channels(graph, x).is_some_and(|c| c <= FEW_CHANNELS)
-                            }
+                            // It broadcasts pixel by pixel: these lie well in either order.
+                            Some(Conv::Dense) => true,
                             Some(Conv::Depthwise) => self.is_blocked(x),
                             None => false,
                         }

@@ -45,6 +45,18 @@ struct Tile<'k> {
     coords: Vec<Val>,
 }
 
+/// One step of the sum.
+struct Step<'s> {
+    /// The reduced coordinates, over tile axes.
+    reduced: &'s [Expr],
+    /// Those that are written out.
+    fixed: &'s [i64],
+    /// Of each piece of the columns.
+    status: &'s [Status],
+    /// Of each row.
+    inside: &'s [bool],
+}
+
 impl Tiles<'_> {
     /// The lane's place among the tile axes.
     fn lane(&self) -> usize {
@@ -222,9 +234,9 @@ impl Tiles<'_> {
         (lo, hi)
     }
 
-    /// All written-out steps. Each of several has a loop of one round around it: Cranelift orders
-    /// pure instructions by chains, and between steps without a border it would finish one sum
-    /// after the other, with all operands of all steps alive at once.
+    /// All written-out steps. For Cranelift each of several has a loop of one round around it: it
+    /// orders pure instructions by chains, and between steps without a border it would finish one
+    /// sum after the other, with all operands of all steps alive at once.
     fn steps(
         &self,
         b: &mut KernelBuilder,
@@ -236,18 +248,19 @@ impl Tiles<'_> {
         let steps = plan.static_steps();
         let single = steps.len() == 1;
         let status = tile.kind.status.iter().zip(&tile.band.inside);
-        for (step, status) in steps.iter().zip(status) {
+        for (step, (status, inside)) in steps.iter().zip(status) {
             let looped = (0..plan.statics).map(|q| Expr::axis(self.lane() + 1 + q));
             let reduced: Vec<Expr> =
                 looped.chain(step.iter().map(|c| Expr::constant(*c))).collect();
-            if single {
-                self.step(b, tile, coords, (&reduced, step, status), &mut sums);
+            let at = Step { reduced: &reduced, fixed: step, status, inside };
+            if single || !self.tiling.borders {
+                self.step(b, tile, coords, &at, &mut sums);
                 continue;
             }
             let (lo, hi) = (b.index(0), b.index(1));
             sums = b.for_loop((lo, hi, 1), &sums, |b, _, carried| {
                 let mut sums = carried.to_vec();
-                self.step(b, tile, coords, (&reduced, step, status), &mut sums);
+                self.step(b, tile, coords, &at, &mut sums);
                 sums
             });
         }
@@ -260,7 +273,7 @@ impl Tiles<'_> {
         b: &mut KernelBuilder,
         tile: &Tile,
         coords: &[Val],
-        (reduced, step, (status, inside)): (&[Expr], &[i64], (&Vec<Status>, &Vec<bool>)),
+        &Step { reduced, fixed: step, status, inside }: &Step,
         sums: &mut [Val],
     ) {
         let pieces = &tile.kind.pieces;

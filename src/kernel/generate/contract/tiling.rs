@@ -28,6 +28,8 @@ pub struct Tiling {
     pub kinds: Vec<Kind>,
     /// Elements that fit the second cache of a core.
     pub cache: u64,
+    /// Whether steps must be kept apart: Cranelift makes the code.
+    pub borders: bool,
 }
 
 /// Tiles `from..to` along the rows; they run the same code.
@@ -87,6 +89,7 @@ impl Tiling {
             bands: find_bands(plan, m, down)?,
             kinds: vec![],
             cache: machine.caches[1] / bytes as u64,
+            borders: machine.vector_bytes <= 16,
         };
         tiling.kinds = tiling.find_kinds(plan, n)?;
         Some(tiling)
