@@ -184,12 +184,22 @@ impl<'a> Choice<'a> {
 
     /// Whether all that reads the group's result can take it in blocks.
     fn is_read_well(&self, i: usize) -> bool {
-        let graph = self.graph;
-        graph.users(self.groups[i].root).iter().all(|(_, user, operand)| {
+        let (graph, root) = (self.graph, self.groups[i].root);
+        let shape = graph.node(root).results[0].shape.concrete().unwrap_or_default();
+        if shape[2..].iter().all(|n| *n == 1) {
+            // Of one pixel: the order is the plain one.
+            return true;
+        }
+        graph.users(root).iter().all(|(_, user, operand)| {
             let mut groups = self.member_of.get(user).into_iter().flatten();
             let mut stored = || groups.all(|g| self.blocked.contains(g));
             match graph.class(*user) {
-                Class::Window(_) => *operand == 0 && stored(),
+                Class::Window(spec) => {
+                    let result = graph.node(*user).results[0].shape.concrete().unwrap_or_default();
+                    let pools = !matches!(spec.kind, WindowKind::Conv { .. });
+                    let pixel = result[2..].iter().all(|n| *n == 1);
+                    *operand == 0 && (pools && pixel || stored())
+                }
                 Class::View(View::Concat { axis: 1 }) => stored(),
                 Class::Reduce(spec) => spec.axes.iter().all(|a| *a >= 2),
                 Class::Elementwise(_) => groups.all(|g| {
