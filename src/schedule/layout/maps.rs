@@ -31,6 +31,9 @@ pub enum Conv {
 
 /// Puts feature maps in blocks; gives the convolutions that work on them.
 pub fn block(graph: &mut Graph) -> Result<Vec<(NodeId, Conv)>, OpError> {
+    if !graph.ids().any(|id| conv(graph, id).is_some()) {
+        return Ok(vec![]);
+    }
     let chosen = Choice::of(graph).chosen();
     let convs = chosen.iter().filter_map(|(_, conv)| *conv).collect();
     for (root, _) in chosen {
