@@ -241,6 +241,11 @@ pub struct Guard {
 }
 
 impl Guard {
+    /// The guard over a rewritten expression.
+    pub fn map(&self, f: impl Fn(&Expr) -> Expr) -> Guard {
+        Guard { expr: f(&self.expr), lo: self.lo, hi: self.hi }
+    }
+
     /// The guard over fewer terms where it holds or fails for whole blocks: `lo ≤ d·q + r < hi` with
     /// `0 ≤ r < d` and `d` dividing both bounds is `lo / d ≤ q < hi / d`.
     pub fn in_blocks(&self, extents: &[i64]) -> Guard {

@@ -65,6 +65,18 @@ pub enum Scalar {
     },
 }
 
+impl Scalar {
+    /// Positions of the instructions that this one reads.
+    pub fn operands(&self) -> impl Iterator<Item = u16> + '_ {
+        let (args, pair) = match self {
+            Scalar::Fn(_, args) => (&args[..], [None, None]),
+            Scalar::Guarded { then, els, .. } => (&[][..], [Some(*then), Some(*els)]),
+            Scalar::Load { .. } | Scalar::Axis(_) | Scalar::Const(_) => (&[][..], [None, None]),
+        };
+        args.iter().copied().chain(pair.into_iter().flatten())
+    }
+}
+
 /// SSA; the last instruction is the value.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Body(pub Vec<Scalar>);
@@ -77,6 +89,58 @@ impl Body {
 
     pub fn load(from: From, map: IndexMap) -> Body {
         Body(vec![Scalar::Load { from, map }])
+    }
+
+    /// Every expression over coordinates rewritten.
+    pub fn map(&self, f: impl Fn(&Expr) -> Expr) -> Body {
+        let scalar = |s: &Scalar| match s {
+            Scalar::Load { from, map } => {
+                Scalar::Load { from: *from, map: IndexMap(map.0.iter().map(&f).collect()) }
+            }
+            Scalar::Axis(e) => Scalar::Axis(f(e)),
+            Scalar::Const(l) => Scalar::Const(*l),
+            Scalar::Fn(function, args) => Scalar::Fn(*function, args.clone()),
+            Scalar::Guarded { guards, then, els } => Scalar::Guarded {
+                guards: guards.iter().map(|g| g.map(&f)).collect(),
+                then: *then,
+                els: *els,
+            },
+        };
+        Body(self.0.iter().map(scalar).collect())
+    }
+
+    /// What the instruction at `root` needs, and nothing else.
+    pub fn excerpt(&self, root: u16) -> Body {
+        let mut live = vec![false; self.0.len()];
+        live[root as usize] = true;
+        for (i, scalar) in self.0.iter().enumerate().rev() {
+            if live[i] {
+                scalar.operands().for_each(|o| live[o as usize] = true);
+            }
+        }
+        let (mut out, mut place) = (Body::default(), vec![0u16; self.0.len()]);
+        for (i, scalar) in self.0.iter().enumerate().filter(|(i, _)| live[*i]) {
+            let mut scalar = scalar.clone();
+            match &mut scalar {
+                Scalar::Fn(_, args) => args.iter_mut().for_each(|a| *a = place[*a as usize]),
+                Scalar::Guarded { then, els, .. } => {
+                    (*then, *els) = (place[*then as usize], place[*els as usize]);
+                }
+                Scalar::Load { .. } | Scalar::Axis(_) | Scalar::Const(_) => {}
+            }
+            place[i] = out.push(scalar);
+        }
+        out
+    }
+
+    /// Whether the value depends on a coordinate.
+    pub fn mentions(&self, axis: usize) -> bool {
+        self.0.iter().any(|s| match s {
+            Scalar::Load { map, .. } => map.0.iter().any(|e| e.mentions(axis)),
+            Scalar::Axis(e) => e.mentions(axis),
+            Scalar::Guarded { guards, .. } => guards.iter().any(|g| g.expr.mentions(axis)),
+            Scalar::Const(_) | Scalar::Fn(..) => false,
+        })
     }
 }
 

@@ -87,7 +87,6 @@ pub fn resolve(
 impl Resolved {
     /// The same body with every expression rewritten, at the same positions.
     pub fn map(&self, f: impl Fn(&Expr) -> Expr) -> Resolved {
-        let guard = |g: &Guard| Guard { expr: f(&g.expr), lo: g.lo, hi: g.hi };
         let of = |leaf: &Leaf| match leaf {
             Leaf::Slot { slot, at } => Leaf::Slot { slot: *slot, at: f(at) },
             Leaf::Stage { stage, at } => {
@@ -97,7 +96,7 @@ impl Resolved {
             Leaf::Const(l) => Leaf::Const(*l),
             Leaf::Fn(function, args) => Leaf::Fn(*function, args.clone()),
             Leaf::Guarded { guards, then, els } => {
-                let guards = guards.iter().map(guard).collect();
+                let guards = guards.iter().map(|g| g.map(&f)).collect();
                 Leaf::Guarded { guards, then: *then, els: *els }
             }
         };

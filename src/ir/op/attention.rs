@@ -177,10 +177,12 @@ fn expand(b: &mut Builder, ctx: &ExpandCtx) -> Result<Vec<Value>, OpError> {
     let powers = b.un("exp", below)?;
     let total = kept(b, "sum", powers, &last)?;
     let divisor = b.op("where", &[nothing, one, total], &[])?;
-    let weights = b.bin("div", powers, divisor)?;
-    let weights = b.reshape(weights, &l.grouped(&l.keys)?)?;
-    let out = b.bin("matmul", weights, v)?;
+    // The sum of products is divided, since it has fewer elements than there are powers.
+    let inverse = b.bin("div", one, divisor)?;
+    let powers = b.reshape(powers, &l.grouped(&l.keys)?)?;
+    let out = b.bin("matmul", powers, v)?;
     let out = b.reshape(out, &ctx.results[0].shape)?;
+    let out = b.bin("mul", out, inverse)?;
     let log = b.un("log", total)?;
     let lse = b.bin("add", top, log)?;
     let lse = b.reshape(lse, &ctx.results[1].shape)?;
@@ -316,9 +318,24 @@ fn samples() -> Vec<Sample> {
         sample_of(with(f32_qkv(&[2, 3, 4], &[2, 0, 4], &[2, 0, 4]), None, None), &[]),
         sample_of(with(f32_qkv(&[0, 3, 4], &[0, 5, 4], &[0, 5, 4]), None, None), &[]),
     ];
+    // Enough rows for blocks of them, and a few rows more.
+    let rows = || f32_qkv(&[2, 3, 19, 5], &[2, 3, 23, 5], &[2, 3, 23, 18]);
+    let every_third: Vec<bool> = (0..19 * 23).map(|i| i / 23 == 4 || i % 3 == 0).collect();
+    let keep = Tensor::from_bools(&[19, 23], &every_third);
+    samples.extend([
+        sample_of(with(rows(), None, None), &[]),
+        sample_of(with(rows(), None, at(-2)), flag),
+        sample_of(with(rows(), Some(keep), None), flag),
+        sample_of(with(rows(), Some(data(DType::F32, &[2, 1, 1, 23], 6)), None), &[]),
+        sample_of(with(f32_qkv(&[4, 9, 8], &[2, 21, 8], &[2, 21, 16]), None, None), flag),
+        sample_of(with(f32_qkv(&[64, 16], &[32, 16], &[32, 1]), None, None), &[]),
+        sample_of(with(f32_qkv(&[3, 40, 1], &[3, 1, 1], &[3, 1, 64]), None, None), &[]),
+    ]);
     for dtype in [DType::F64, DType::BF16, DType::F16] {
-        let x = qkv(dtype, &[2, 4, 3], &[2, 5, 3], &[2, 5, 2]);
-        samples.push(sample_of(with(x, None, None), &[]));
+        for (rows, keys) in [(4, 5), (35, 6)] {
+            let x = qkv(dtype, &[2, rows, 3], &[2, keys, 3], &[2, keys, 2]);
+            samples.push(sample_of(with(x, None, None), &[]));
+        }
     }
     samples
 }

@@ -72,39 +72,87 @@ fn rows(nest: &Nest, machine: &Machine, b: &mut KernelBuilder, slots: &[Buf]) {
     }
 }
 
+/// A kernel whose grid points are the places of [`Anchored`].
+fn anchored(nest: &Nest, machine: &Machine, b: &mut KernelBuilder, slots: &[Buf], kept: &[u16]) {
+    let anchored = Anchored::of(nest, machine, slots, kept);
+    let point = grid_point(b, anchored.around());
+    anchored.emit(b, &point);
+}
+
+/// The same nests within a larger kernel: loops at one point of the first axes of the nest.
+pub fn within(b: &mut KernelBuilder, nest: &Nest, machine: &Machine, slots: &[Buf], point: &[Val]) {
+    let kept: Vec<u16> = (0..nest.stages.len() as u16)
+        .filter(|i| nest.stages[*i as usize].keep != Keep::Inline)
+        .collect();
+    let anchored = Anchored::of(nest, machine, slots, &kept);
+    let around = &anchored.around()[point.len()..];
+    sweep::nested(b, around, &mut point.to_vec(), &mut |b, at| anchored.emit(b, at));
+}
+
 /// Kept stages that all live at the same points: reductions and what is made of them on the spot.
 /// Lanes lie along the last axis, or along a reduction over contiguous elements.
-fn anchored(nest: &Nest, machine: &Machine, b: &mut KernelBuilder, slots: &[Buf], kept: &[u16]) {
-    let axes = nest.stages[kept[0] as usize].axes.clone();
-    let bodies: Vec<Resolved> = kept.iter().map(|s| resolved_stage(nest, *s)).collect();
-    let reductions =
-        || kept.iter().zip(&bodies).filter_map(|(s, r)| Reduction::of(nest, *s, r, axes.len()));
-    let across = reductions().any(|r| r.lanes_along_reduction() || r.scalar_only());
-    let vector = if across { None } else { axes.len().checked_sub(1) };
-    let at = |b: &mut KernelBuilder, coords: Vec<Val>, lanes, decided: &BTreeMap<Guard, bool>| {
+struct Anchored<'a> {
+    nest: &'a Nest,
+    machine: &'a Machine,
+    slots: &'a [Buf],
+    kept: &'a [u16],
+    bodies: Vec<Resolved>,
+    axes: &'a [i64],
+    /// The axis that lies in lanes.
+    vector: Option<usize>,
+}
+
+impl<'a> Anchored<'a> {
+    fn of(nest: &'a Nest, machine: &'a Machine, slots: &'a [Buf], kept: &'a [u16]) -> Self {
+        let axes = &nest.stages[kept[0] as usize].axes[..];
+        let bodies: Vec<Resolved> = kept.iter().map(|s| resolved_stage(nest, *s)).collect();
+        let across = kept
+            .iter()
+            .zip(&bodies)
+            .filter_map(|(s, r)| Reduction::of(nest, *s, r, axes.len()))
+            .any(|r| r.lanes_along_reduction() || r.scalar_only());
+        let vector = if across { None } else { axes.len().checked_sub(1) };
+        Anchored { nest, machine, slots, kept, bodies, axes, vector }
+    }
+
+    /// The axes that the caller walks.
+    fn around(&self) -> &[i64] {
+        &self.axes[..self.vector.unwrap_or(self.axes.len())]
+    }
+
+    /// At a point of the axes around.
+    fn emit(&self, b: &mut KernelBuilder, point: &[Val]) {
+        let Some(last) = self.vector else {
+            return self.at(b, point.to_vec(), (None, 1), &BTreeMap::new());
+        };
+        let all: Vec<&Resolved> = self.bodies.iter().collect();
+        let cuts = sweep::segments(&all, last, self.axes[last]);
+        let wide = self.bodies.iter().map(|r| lanes(self.nest, r, last, self.machine)).min();
+        let wide = if cuts.is_some() { wide.unwrap_or(1) } else { 1 };
+        let whole =
+            || vec![sweep::Segment { lo: 0, hi: self.axes[last], decided: BTreeMap::new() }];
+        for cut in cuts.unwrap_or_else(whole) {
+            sweep::vectors(b, (cut.lo, cut.hi), wide, &mut |b, i, lanes| {
+                self.at(b, [point, &[i]].concat(), (Some(last), lanes), &cut.decided);
+            });
+        }
+    }
+
+    /// All stages at one place, each stored where it belongs.
+    fn at(
+        &self,
+        b: &mut KernelBuilder,
+        coords: Vec<Val>,
+        lanes: (Option<usize>, u16),
+        decided: &BTreeMap<Guard, bool>,
+    ) {
         let mut homes: BTreeMap<u16, Home> = BTreeMap::new();
-        for (id, resolved) in kept.iter().zip(&bodies) {
-            let site = Place { nest, slots, homes: &homes, decided };
+        for (id, resolved) in self.kept.iter().zip(&self.bodies) {
+            let site = Place { nest: self.nest, slots: self.slots, homes: &homes, decided };
             let v = site.value(b, *id, resolved, coords.clone(), lanes);
             site.store_outs(b, *id, v, &coords, lanes.0);
             homes.insert(*id, Home::Here(v));
         }
-    };
-    let none = BTreeMap::new();
-    let Some(last) = vector else {
-        let point = grid_point(b, &axes);
-        return at(b, point, (None, 1), &none);
-    };
-    let point = grid_point(b, &axes[..last]);
-    let all: Vec<&Resolved> = bodies.iter().collect();
-    let cuts = sweep::segments(&all, last, axes[last]);
-    let wide = bodies.iter().map(|r| lanes(nest, r, last, machine)).min().unwrap_or(1);
-    let wide = if cuts.is_some() { wide } else { 1 };
-    let whole = || vec![sweep::Segment { lo: 0, hi: axes[last], decided: BTreeMap::new() }];
-    for cut in cuts.unwrap_or_else(whole) {
-        sweep::vectors(b, (cut.lo, cut.hi), wide, &mut |b, i, lanes| {
-            at(b, [&point[..], &[i]].concat(), (Some(last), lanes), &cut.decided);
-        });
     }
 }
 

@@ -10,6 +10,7 @@ pub mod loops;
 mod ordered;
 mod pointwise;
 pub mod reduce;
+mod row_blocks;
 pub mod scatter;
 pub mod sort;
 mod sweep;
@@ -32,6 +33,12 @@ pub static TABLE: &[GenRow] = &[
         doc: "Sums of products (matmuls, convolutions): register tiles of rows × columns.",
         matches: contract::matches,
         build: contract::build,
+    },
+    GenRow {
+        name: "row_blocks",
+        doc: "Rows with products of matrices (attention): blocks of rows, tiles for the products.",
+        matches: row_blocks::matches,
+        build: row_blocks::build,
     },
     GenRow {
         name: "loops",

@@ -143,27 +143,13 @@ fn rewritten(
 }
 
 fn body(body: &Body, by: &[Expr], extents: &[i64], kept: &[bool], coords: &Coords) -> Body {
-    let expr = |e: &Expr| e.substitute(by, extents);
-    let scalar = |s: &Scalar| match s {
-        Scalar::Load { from, map } => {
-            let mut map: Vec<Expr> = map.0.iter().map(expr).collect();
-            if let From::Stage(s) = from
-                && kept[*s as usize]
-            {
-                map = coords(&map, extents);
-            }
-            Scalar::Load { from: *from, map: IndexMap(map) }
+    let mut body = body.map(|e| e.substitute(by, extents));
+    for scalar in &mut body.0 {
+        if let Scalar::Load { from: From::Stage(s), map } = scalar
+            && kept[*s as usize]
+        {
+            *map = IndexMap(coords(&map.0, extents));
         }
-        Scalar::Axis(e) => Scalar::Axis(expr(e)),
-        Scalar::Const(l) => Scalar::Const(*l),
-        Scalar::Fn(f, args) => Scalar::Fn(*f, args.clone()),
-        Scalar::Guarded { guards, then, els } => {
-            let guards = guards
-                .iter()
-                .map(|g| crate::ir::index::Guard { expr: expr(&g.expr), lo: g.lo, hi: g.hi })
-                .collect();
-            Scalar::Guarded { guards, then: *then, els: *els }
-        }
-    };
-    Body(body.0.iter().map(scalar).collect())
+    }
+    body
 }

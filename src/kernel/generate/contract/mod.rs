@@ -18,7 +18,8 @@ mod tiles;
 mod tiling;
 
 use crate::base::machine::Machine;
-use crate::kernel::ir::Kernel;
+use crate::kernel::build::KernelBuilder;
+use crate::kernel::ir::{Buf, Kernel, Val};
 use crate::kernel::nest::Nest;
 use plan::Plan;
 use tiling::Tiling;
@@ -26,15 +27,30 @@ pub use tiling::panel_width;
 
 /// Whether each element of the nest's reduction is one ascending chain. Depends on the nest alone.
 pub fn is_contraction(nest: &Nest) -> bool {
-    Plan::of(nest).is_some()
+    Plan::of(nest, 0).is_some()
 }
 
 pub fn matches(nest: &Nest, machine: &Machine) -> bool {
-    Plan::of(nest).is_some_and(|plan| Tiling::of(&plan, machine).is_some())
+    Plan::of(nest, 0).is_some_and(|plan| Tiling::of(&plan, machine).is_some())
 }
 
 pub fn build(nest: &Nest, machine: &Machine) -> Kernel {
-    let plan = Plan::of(nest).expect("the row of the table matched");
+    let plan = Plan::of(nest, 0).expect("the row of the table matched");
     let tiling = Tiling::of(&plan, machine).expect("the row of the table matched");
     tiles::build(&plan, &tiling, machine)
+}
+
+/// The same within a larger kernel: loops over tiles at one point of the first axes of the nest.
+/// False, and nothing is emitted, where the nest is no contraction for tiles.
+pub fn within(
+    b: &mut KernelBuilder,
+    nest: &Nest,
+    machine: &Machine,
+    slots: &[Buf],
+    point: &[Val],
+) -> bool {
+    let Some(plan) = Plan::of(nest, point.len()) else { return false };
+    let Some(tiling) = Tiling::of(&plan, machine) else { return false };
+    tiles::within(b, &plan, &tiling, slots, point);
+    true
 }

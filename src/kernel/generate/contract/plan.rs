@@ -6,6 +6,8 @@
 //! one, is an axis of the narrow operand only. The narrow operand is broadcast over the columns,
 //! unless it has them too (depthwise convolutions over channels).
 
+use std::ops::Range;
+
 use crate::base::DType;
 use crate::ir::index::{Expr, Guard, Term};
 use crate::ir::scalar::{Combine, ScalarFn};
@@ -73,19 +75,19 @@ pub struct Clip {
 }
 
 impl<'a> Plan<'a> {
-    /// The plan of a nest, if it is a contraction.
-    pub fn of(nest: &'a Nest) -> Option<Plan<'a>> {
+    /// The plan of a nest, if it is a contraction; the first `fixed` axes are walked by others.
+    pub fn of(nest: &'a Nest, fixed: usize) -> Option<Plan<'a>> {
         let kept = kept_stages(nest)?;
-        let space = Space::of(nest, &kept)?;
+        let space = Space::of(nest, &kept, fixed)?;
         let (stages, outs) = space.resolved(nest, &kept);
         let Space { extents, rank, .. } = space;
         let body = &stages[0].1;
         let Leaf::Fn(ScalarFn::Mul, args) = &body.leaves[body.root as usize] else { return None };
         let operands = [Operand::of(body, args[0])?, Operand::of(body, args[1])?];
-        let columns = columns(&outs, body, rank)?;
+        let columns = columns(&outs, body, fixed..rank)?;
         let has = operands.each_ref().map(|o| o.mentions(columns));
         let other = |o: &Operand, than: &Operand| {
-            (0..rank).any(|a| a != columns && o.mentions(a) && !than.mentions(a))
+            (fixed..rank).any(|a| a != columns && o.mentions(a) && !than.mentions(a))
         };
         let lanewise = has == [true, true];
         let wide = match has {
@@ -101,7 +103,7 @@ impl<'a> Plan<'a> {
             return None;
         }
         let own = |a: &usize| *a != columns && narrow.mentions(*a) && !wide.mentions(*a);
-        let rows = (0..rank).filter(own).max_by_key(|a| (extents[*a].min(MANY_ROWS), *a));
+        let rows = (fixed..rank).filter(own).max_by_key(|a| (extents[*a].min(MANY_ROWS), *a));
         let (all, tied_to) = match (wide.guards.is_empty(), narrow.guards.is_empty()) {
             (_, true) => (&wide.guards, columns),
             (true, false) => (&narrow.guards, rows?),
@@ -116,7 +118,7 @@ impl<'a> Plan<'a> {
         if long_dot {
             return None;
         }
-        let others = (0..rank)
+        let others = (fixed..rank)
             .filter(|a| Some(*a) != rows && *a != columns)
             .map(|a| (a, wide.mentions(a), narrow.mentions(a)))
             .collect();
@@ -208,17 +210,19 @@ fn kept_stages(nest: &Nest) -> Option<Vec<u16>> {
 /// Loop axes, and each axis of the reduction's stage as an expression over them.
 struct Space {
     extents: Vec<i64>,
+    /// Axes before this one are left alone.
+    fixed: usize,
     rank: usize,
     point: Vec<Expr>,
 }
 
 impl Space {
-    fn of(nest: &Nest, kept: &[u16]) -> Option<Space> {
+    fn of(nest: &Nest, kept: &[u16], fixed: usize) -> Option<Space> {
         let stage = &nest.stages[kept[0] as usize];
         let all = stage.extents();
         let (mut extents, mut point, mut rank) = (vec![], vec![], 0);
         for (i, &n) in all.iter().enumerate() {
-            if n == 1 {
+            if n == 1 && i >= fixed {
                 point.push(Expr::constant(0));
                 continue;
             }
@@ -226,8 +230,8 @@ impl Space {
             extents.push(n);
             rank += (i < stage.axes.len()) as usize;
         }
-        let mut space = Space { extents, rank, point };
-        let mut i = 0;
+        let mut space = Space { extents, fixed, rank, point };
+        let mut i = fixed;
         while i + 1 < space.extents.len() {
             if i + 1 != space.rank && space.in_step(nest, kept, i) {
                 space = space.merged(i);
@@ -238,7 +242,7 @@ impl Space {
         while let Some((axis, d)) = space.grouped(nest, kept) {
             space = space.cut(axis, d);
         }
-        (space.rank > 0).then_some(space)
+        (space.rank > fixed).then_some(space)
     }
 
     fn resolved(&self, nest: &Nest, kept: &[u16]) -> (Bodies, Stores) {
@@ -287,14 +291,14 @@ impl Space {
             .collect();
         let rank = self.rank - (i + 1 < self.rank) as usize;
         let point = self.point.iter().map(|e| e.substitute(&by, &extents)).collect();
-        Space { extents, rank, point }
+        Space { extents, rank, point, ..*self }
     }
 
     /// An axis that an access sees in groups of `d` (grouped convolutions, channels in blocks), but
     /// not the columns: tiles of those are cut at blocks anyway.
     fn grouped(&self, nest: &Nest, kept: &[u16]) -> Option<(usize, i64)> {
         let (stages, outs) = self.resolved(nest, kept);
-        let columns = columns(&outs, &stages[0].1, self.rank);
+        let columns = columns(&outs, &stages[0].1, self.fixed..self.rank);
         let ats = stages[0].1.leaves.iter().filter_map(|l| match l {
             Leaf::Slot { at, .. } => Some(at),
             Leaf::Stage { .. }
@@ -305,7 +309,7 @@ impl Space {
         });
         ats.flat_map(|at| &at.terms).find_map(|(term, _)| {
             let (Term::FloorDiv(inner, d) | Term::Mod(inner, d)) = term else { return None };
-            let axis = (0..self.extents.len())
+            let axis = (self.fixed..self.extents.len())
                 .find(|a| Some(*a) != columns && **inner == Expr::axis(*a))?;
             (self.extents[axis] % d == 0).then_some((axis, *d))
         })
@@ -323,15 +327,15 @@ impl Space {
             })
             .collect();
         let point = self.point.iter().map(|e| e.substitute(&by, &extents)).collect();
-        Space { extents, rank: self.rank + (i < self.rank) as usize, point }
+        Space { extents, rank: self.rank + (i < self.rank) as usize, point, ..*self }
     }
 }
 
 /// The axis that is to lie in lanes: along it elements of the result and of an operand follow each
 /// other, if only within blocks; else the last one.
-fn columns(outs: &Stores, body: &Resolved, rank: usize) -> Option<usize> {
+fn columns(outs: &Stores, body: &Resolved, axes: Range<usize>) -> Option<usize> {
     let at = &outs.first()?.2;
-    let last = rank.checked_sub(1)?;
+    let last = axes.clone().last()?;
     let read = |axis: usize| {
         body.leaves.iter().any(|l| match l {
             Leaf::Slot { at, .. } => at.mentions(axis) && in_lanes(at, axis),
@@ -343,7 +347,7 @@ fn columns(outs: &Stores, body: &Resolved, rank: usize) -> Option<usize> {
         })
     };
     let fits = |a: &usize| at.mentions(*a) && in_lanes(at, *a) && read(*a);
-    Some((0..rank).rev().find(fits).unwrap_or(last))
+    Some(axes.rev().find(fits).unwrap_or(last))
 }
 
 /// Whether points along an axis have one offset, or offsets that follow each other, if only within

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::super::loops::{declare, grid_point, store};
+use super::super::sweep;
 use super::plan::{Clip, Plan};
 use super::tiling::{Band, Kind, Status, Tiling, holds};
 use crate::base::machine::Machine;
@@ -18,14 +19,28 @@ use crate::kernel::ir::{Buf, Kernel, Lit, Op, Ty, Val};
 use crate::kernel::resolve::Resolved;
 use crate::kernel::scalar_fn::gather_lanes;
 
+/// A kernel whose grid points are the tiles.
 pub fn build(plan: &Plan, tiling: &Tiling, machine: &Machine) -> Kernel {
     let mut b = KernelBuilder::new(&plan.nest.name, machine.numerics());
     let slots = declare(plan.nest, &mut b);
     let (none, nowhere) = (BTreeMap::new(), BTreeMap::new());
     let tiles = Tiles { plan, tiling, slots: &slots, none: &none, nowhere: &nowhere };
-    let coords = tiles.place(&mut b);
+    let (order, extents) = tiles.order();
+    let at = grid_point(&mut b, &extents);
+    let coords = tiles.coords(&mut b, &[], &order, &at);
     tiles.bands(&mut b, coords, 0);
     b.finish()
+}
+
+/// Loops over the tiles, at a point of the plan's fixed axes.
+pub fn within(b: &mut KernelBuilder, plan: &Plan, tiling: &Tiling, slots: &[Buf], point: &[Val]) {
+    let (none, nowhere) = (BTreeMap::new(), BTreeMap::new());
+    let tiles = Tiles { plan, tiling, slots, none: &none, nowhere: &nowhere };
+    let (order, extents) = tiles.order();
+    sweep::nested(b, &extents, &mut vec![], &mut |b, at| {
+        let coords = tiles.coords(b, point, &order, at);
+        tiles.bands(b, coords, 0);
+    });
 }
 
 struct Tiles<'a> {
@@ -63,8 +78,8 @@ impl Tiles<'_> {
         self.plan.rank
     }
 
-    /// The grid point as tile coordinates; the rows' is still the number of the tile.
-    fn place(&self, b: &mut KernelBuilder) -> Vec<Val> {
+    /// The axes of the result in the order of the loops over tiles, and how many tiles along each.
+    fn order(&self) -> (Vec<usize>, Vec<i64>) {
         let plan = self.plan;
         let columns = plan.columns;
         let extent = |a: usize| match a {
@@ -86,12 +101,22 @@ impl Tiles<'_> {
             true => [both, of_wide, of_narrow].concat(),
             false => [both, of_narrow, of_wide].concat(),
         };
-        let extents: Vec<i64> = order.iter().map(|a| extent(*a)).collect();
-        let point = grid_point(b, &extents);
-        let zero = b.index(0);
-        let mut coords = vec![zero; plan.extents.len() + 1];
-        for (axis, v) in order.into_iter().zip(point) {
-            coords[axis] = v;
+        let extents = order.iter().map(|a| extent(*a)).collect();
+        (order, extents)
+    }
+
+    /// Tile coordinates; that of the rows is still the number of the tile.
+    fn coords(
+        &self,
+        b: &mut KernelBuilder,
+        point: &[Val],
+        order: &[usize],
+        at: &[Val],
+    ) -> Vec<Val> {
+        let mut coords = vec![b.index(0); self.plan.extents.len() + 1];
+        coords[..point.len()].copy_from_slice(point);
+        for (axis, v) in order.iter().zip(at) {
+            coords[*axis] = *v;
         }
         coords
     }
