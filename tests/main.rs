@@ -9,7 +9,6 @@ mod fuzz;
 mod golden;
 mod kernel_proofs;
 mod layering;
-mod maps;
 mod memory_plan;
 mod open_dims;
 mod ops;

@@ -7,6 +7,7 @@ pub mod codes;
 pub mod diag;
 pub mod dim;
 pub mod dtype;
+pub mod hash;
 pub mod machine;
 pub mod shape;
 pub mod source;
@@ -15,5 +16,6 @@ pub mod text;
 
 pub use dim::{Bindings, Dim, Symbol};
 pub use dtype::DType;
+pub use hash::FastMap;
 pub use shape::{Shape, TensorType};
 pub use tensor::Tensor;

@@ -22,15 +22,12 @@ pub struct AlignedBytes {
 
 impl AlignedBytes {
     pub fn zeroed(len: usize) -> AlignedBytes {
-        AlignedBytes { lines: vec![Line::zeroed(); len.div_ceil(64)], len }
+        AlignedBytes { lines: bytemuck::zeroed_vec(len.div_ceil(64)), len }
     }
 
     /// As [`AlignedBytes::zeroed`]; `None` where the system has no such amount of memory.
     pub fn try_zeroed(len: usize) -> Option<AlignedBytes> {
-        let mut lines = Vec::new();
-        lines.try_reserve_exact(len.div_ceil(64)).ok()?;
-        lines.resize(len.div_ceil(64), Line::zeroed());
-        Some(AlignedBytes { lines, len })
+        Some(AlignedBytes { lines: bytemuck::try_zeroed_vec(len.div_ceil(64)).ok()?, len })
     }
 
     pub fn copy_of(bytes: &[u8]) -> AlignedBytes {

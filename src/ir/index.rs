@@ -43,17 +43,26 @@ impl Expr {
     }
 
     pub fn add(&self, other: &Expr) -> Expr {
-        let mut terms: Vec<(Term, i64)> = [self.terms.clone(), other.terms.clone()].concat();
-        terms.sort();
-        let mut out: Vec<(Term, i64)> = Vec::with_capacity(terms.len());
-        for (t, c) in terms {
-            match out.last_mut() {
-                Some(last) if last.0 == t => last.1 += c,
-                _ => out.push((t, c)),
+        let mut sum = self.clone();
+        sum.add_scaled(other, 1);
+        sum
+    }
+
+    /// `self += k · other`.
+    pub fn add_scaled(&mut self, other: &Expr, k: i64) {
+        if k == 0 {
+            return;
+        }
+        self.constant += k * other.constant;
+        for (term, c) in &other.terms {
+            match self.terms.binary_search_by(|(t, _)| t.cmp(term)) {
+                Ok(i) if self.terms[i].1 == -k * c => {
+                    self.terms.remove(i);
+                }
+                Ok(i) => self.terms[i].1 += k * c,
+                Err(i) => self.terms.insert(i, (term.clone(), k * c)),
             }
         }
-        out.retain(|(_, c)| *c != 0);
-        Expr { constant: self.constant + other.constant, terms: out }
     }
 
     pub fn scale(&self, k: i64) -> Expr {
@@ -158,17 +167,19 @@ impl Expr {
     pub fn substitute(&self, by: &[Expr], extents: &[i64]) -> Expr {
         let mut out = Expr::constant(self.constant);
         for (t, c) in &self.terms {
-            let e = match t {
-                Term::Axis(i) => by[*i as usize].clone(),
-                Term::FloorDiv(e, d) => e.substitute(by, extents).floor_div(*d, extents),
-                Term::Mod(e, d) => e.substitute(by, extents).modulo(*d, extents),
-                Term::Dyn { slot, at, limit } => Expr::term(Term::Dyn {
-                    slot: *slot,
-                    at: at.iter().map(|e| e.substitute(by, extents)).collect(),
-                    limit: *limit,
-                }),
-            };
-            out = out.add(&e.scale(*c));
+            match t {
+                Term::Axis(i) => out.add_scaled(&by[*i as usize], *c),
+                Term::FloorDiv(e, d) => {
+                    out.add_scaled(&e.substitute(by, extents).floor_div(*d, extents), *c);
+                }
+                Term::Mod(e, d) => {
+                    out.add_scaled(&e.substitute(by, extents).modulo(*d, extents), *c);
+                }
+                Term::Dyn { slot, at, limit } => {
+                    let at = at.iter().map(|e| e.substitute(by, extents)).collect();
+                    out.add_scaled(&Expr::term(Term::Dyn { slot: *slot, at, limit: *limit }), *c);
+                }
+            }
         }
         out.joined()
     }
@@ -277,7 +288,7 @@ impl IndexMap {
         let mut offset = Expr::default();
         let mut stride = 1i64;
         for (e, d) in self.0.iter().zip(shape).rev() {
-            offset = offset.add(&e.scale(stride));
+            offset.add_scaled(e, stride);
             stride *= *d as i64;
         }
         offset.joined()

@@ -3,36 +3,49 @@
 //! Equal pure instructions that are in scope become one (hash-consing), and constants fold where
 //! that is exact: arithmetic on `Index`, and operations whose result is one of their operands.
 
-use std::collections::HashMap;
-
 use super::ir::*;
-use crate::base::DType;
 use crate::base::machine::Numerics;
+use crate::base::{DType, FastMap};
 use crate::ir::scalar::Combine;
 
 /// What makes two pure instructions the same.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(PartialEq, Eq, Hash)]
 enum Key {
     Const(Ty, Lit),
     Grid(u8),
     Local(u8),
-    Op(Op, Vec<Val>),
+    /// Filled up with [`NONE`].
+    Op(Op, [Val; 3]),
     Lane(LaneOp, Ty, Vec<Val>),
     Fold(Combine, Val),
 }
 
-/// A region that is being filled, with the pure instructions that it holds.
-#[derive(Default)]
+/// No register.
+const NONE: Val = Val(u32::MAX);
+
+/// A region that is being filled.
 struct Open {
     insts: Vec<Inst>,
-    known: HashMap<Key, Val>,
+    /// Tells the regions apart that were open at the same depth.
+    serial: u32,
+}
+
+/// The result of a pure instruction, and the region that holds it.
+struct Known {
+    val: Val,
+    depth: u32,
+    serial: u32,
 }
 
 pub struct KernelBuilder {
     kernel: Kernel,
     open: Vec<Open>,
-    /// The literal of every register that is a constant.
-    constants: HashMap<Val, Lit>,
+    /// How many regions were opened.
+    opened: u32,
+    /// Pure instructions of all regions, also of those that ended.
+    known: FastMap<Key, Known>,
+    /// The literal of every register that is a constant, by `Val`.
+    literals: Vec<Option<Lit>>,
 }
 
 impl KernelBuilder {
@@ -48,7 +61,15 @@ impl KernelBuilder {
             types: vec![],
             body: Region::default(),
         };
-        KernelBuilder { kernel, open: vec![Open::default()], constants: HashMap::new() }
+        let mut b = KernelBuilder {
+            kernel,
+            open: vec![],
+            opened: 0,
+            known: FastMap::default(),
+            literals: vec![],
+        };
+        b.enter();
+        b
     }
 
     /// An empty kernel with the name, grid, parameters and scratch of another.
@@ -73,7 +94,8 @@ impl KernelBuilder {
 
     /// Opens a region; what follows goes there until `leave`.
     pub(super) fn enter(&mut self) {
-        self.open.push(Open::default());
+        self.open.push(Open { insts: vec![], serial: self.opened });
+        self.opened += 1;
     }
 
     /// The instructions of the innermost region, which ends.
@@ -116,6 +138,7 @@ impl KernelBuilder {
 
     pub(super) fn fresh(&mut self, ty: Ty) -> Val {
         self.kernel.types.push(ty);
+        self.literals.push(None);
         Val(self.kernel.types.len() as u32 - 1)
     }
 
@@ -125,18 +148,23 @@ impl KernelBuilder {
 
     /// The register of a pure instruction, made once for each scope that can see it.
     fn pure(&mut self, key: Key, ty: Ty, inst: impl FnOnce(Val) -> Inst) -> Val {
-        if let Some(v) = self.open.iter().rev().find_map(|o| o.known.get(&key)) {
-            return *v;
+        let in_scope =
+            |k: &Known| self.open.get(k.depth as usize).is_some_and(|open| open.serial == k.serial);
+        match self.known.get(&key) {
+            Some(k) if in_scope(k) => return k.val,
+            Some(_) | None => {}
         }
         let dst = self.fresh(ty);
         self.push(inst(dst));
-        self.open.last_mut().expect("a region is open").known.insert(key, dst);
+        let depth = self.open.len() as u32 - 1;
+        let serial = self.open.last().expect("a region is open").serial;
+        self.known.insert(key, Known { val: dst, depth, serial });
         dst
     }
 
     pub fn constant(&mut self, ty: Ty, value: Lit) -> Val {
         let v = self.pure(Key::Const(ty, value), ty, |dst| Inst::Const { dst, value });
-        self.constants.insert(v, value);
+        self.literals[v.0 as usize] = Some(value);
         v
     }
 
@@ -152,7 +180,7 @@ impl KernelBuilder {
 
     /// The literal of a register that is a constant (in every lane).
     pub fn literal(&self, v: Val) -> Option<Lit> {
-        self.constants.get(&v).copied()
+        self.literals[v.0 as usize]
     }
 
     pub fn grid(&mut self, axis: u8) -> Val {
@@ -206,8 +234,9 @@ impl KernelBuilder {
             | Op::Erf
             | Op::Pow => first,
         };
-        let args = args.to_vec();
-        self.pure(Key::Op(op, args.clone()), ty, |dst| Inst::Op { dst, op, args })
+        let mut key = [NONE; 3];
+        key[..args.len()].copy_from_slice(args);
+        self.pure(Key::Op(op, key), ty, |dst| Inst::Op { dst, op, args: args.to_vec() })
     }
 
     /// Exact folding: `Index` arithmetic, and operations that give back an operand.
@@ -291,9 +320,8 @@ impl KernelBuilder {
     }
 
     pub fn lane(&mut self, op: LaneOp, ty: Ty, args: &[Val]) -> Val {
-        let args = args.to_vec();
-        let key = Key::Lane(op.clone(), ty, args.clone());
-        self.pure(key, ty, |dst| Inst::Lane { dst, op, args })
+        let key = Key::Lane(op.clone(), ty, args.to_vec());
+        self.pure(key, ty, |dst| Inst::Lane { dst, op, args: args.to_vec() })
     }
 
     /// A scalar in every lane; itself for one lane.
@@ -375,9 +403,9 @@ impl KernelBuilder {
     ) -> Vec<Val> {
         let counter = self.fresh(Ty::Index);
         let carried: Vec<Val> = init.iter().map(|v| self.fresh(self.ty(*v))).collect();
-        self.open.push(Open::default());
+        self.enter();
         let yields = body(self, counter, &carried);
-        let insts = self.open.pop().expect("the loop's region is open").insts;
+        let insts = self.leave();
         let params = [&[counter], &carried[..]].concat();
         let results: Vec<Val> = init.iter().map(|v| self.fresh(self.ty(*v))).collect();
         self.push(Inst::For {
@@ -404,14 +432,14 @@ impl KernelBuilder {
         then: impl FnOnce(&mut Self) -> Vec<Val>,
         els: impl FnOnce(&mut Self) -> Vec<Val>,
     ) -> Vec<Val> {
-        self.open.push(Open::default());
+        self.enter();
         let yields = then(self);
-        let insts = self.open.pop().expect("the branch's region is open").insts;
+        let insts = self.leave();
         let types: Vec<Ty> = yields.iter().map(|v| self.ty(*v)).collect();
         let then = Region { params: vec![], insts, yields };
-        self.open.push(Open::default());
+        self.enter();
         let yields = els(self);
-        let insts = self.open.pop().expect("the branch's region is open").insts;
+        let insts = self.leave();
         let els = Region { params: vec![], insts, yields };
         let results: Vec<Val> = types.into_iter().map(|ty| self.fresh(ty)).collect();
         self.push(Inst::If { results: results.clone(), cond, then, els });

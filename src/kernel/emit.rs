@@ -5,14 +5,14 @@
 //! a leaf there. How a load is done follows from the stride of its offset along the vector axis:
 //! 1 is a vector load, 0 a broadcast, anything else a load for each lane.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use super::build::KernelBuilder;
 use super::ir::{Addr, Buf, Op, Ty, Val};
 use super::nest::Nest;
 use super::resolve::{Leaf, Resolved};
 use super::scalar_fn::{choose, emit_fn, gather_lanes};
-use crate::base::DType;
+use crate::base::{DType, FastMap};
 use crate::ir::index::{Expr, Guard, Term};
 
 /// Where a kept stage's values are while a kernel runs.
@@ -39,7 +39,7 @@ pub struct Emitter<'a> {
     pub lanes: u16,
     /// Guards that are decided by the range that the caller loops over.
     pub decided: &'a BTreeMap<Guard, bool>,
-    memo: Vec<HashMap<u32, Val>>,
+    memo: Vec<FastMap<u32, Val>>,
 }
 
 impl<'a> Emitter<'a> {
@@ -52,7 +52,7 @@ impl<'a> Emitter<'a> {
         coords: Vec<Val>,
         (vector, lanes): (Option<usize>, u16),
     ) -> Emitter<'a> {
-        let memo = vec![HashMap::new()];
+        let memo = vec![FastMap::default()];
         Emitter { nest, resolved, slots, homes, coords, vector, lanes, decided, memo }
     }
 
@@ -271,7 +271,7 @@ impl<'a> Emitter<'a> {
         let this = std::cell::RefCell::new(self);
         let scoped = |b: &mut KernelBuilder, leaf: u32| {
             let mut me = this.borrow_mut();
-            me.memo.push(HashMap::new());
+            me.memo.push(FastMap::default());
             let v = me.value(b, leaf);
             me.memo.pop();
             vec![v]

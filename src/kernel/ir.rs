@@ -330,20 +330,47 @@ impl Inst {
         }
     }
 
-    /// The registers that the instruction itself reads (not those inside its regions).
-    pub fn args(&self) -> Vec<Val> {
+    /// As [`Inst::defs`], to be changed.
+    pub fn defs_mut(&mut self) -> &mut [Val] {
+        use std::slice::from_mut;
         match self {
-            Inst::Const { .. } | Inst::Grid { .. } | Inst::Local { .. } | Inst::Barrier => vec![],
-            Inst::Op { args, .. } | Inst::Lane { args, .. } => args.clone(),
-            Inst::Fold { v, .. } => vec![*v],
-            Inst::Load { at, mode, .. } => match mode {
-                LoadMode::Contig | LoadMode::Splat => vec![at.base],
-                LoadMode::Gather(idx) => vec![at.base, *idx],
-            },
-            Inst::Store { at, v, .. } => vec![at.base, *v],
-            Inst::For { lo, hi, init, .. } => [&[*lo, *hi], &init[..]].concat(),
-            Inst::If { cond, .. } => vec![*cond],
+            Inst::Const { dst, .. }
+            | Inst::Grid { dst, .. }
+            | Inst::Local { dst, .. }
+            | Inst::Op { dst, .. }
+            | Inst::Fold { dst, .. }
+            | Inst::Lane { dst, .. }
+            | Inst::Load { dst, .. } => from_mut(dst),
+            Inst::For { results, .. } | Inst::If { results, .. } => results,
+            Inst::Store { .. } | Inst::Barrier => &mut [],
         }
+    }
+
+    /// Calls `f` for each register that the instruction itself reads (not those inside its
+    /// regions), in order.
+    pub fn for_each_arg(&self, mut f: impl FnMut(Val)) {
+        match self {
+            Inst::Const { .. } | Inst::Grid { .. } | Inst::Local { .. } | Inst::Barrier => {}
+            Inst::Op { args, .. } | Inst::Lane { args, .. } => args.iter().for_each(|v| f(*v)),
+            Inst::Fold { v, .. } => f(*v),
+            Inst::Load { at, mode, .. } => {
+                f(at.base);
+                match mode {
+                    LoadMode::Contig | LoadMode::Splat => {}
+                    LoadMode::Gather(idx) => f(*idx),
+                }
+            }
+            Inst::Store { at, v, .. } => [at.base, *v].into_iter().for_each(f),
+            Inst::For { lo, hi, init, .. } => [lo, hi].into_iter().chain(init).for_each(|v| f(*v)),
+            Inst::If { cond, .. } => f(*cond),
+        }
+    }
+
+    /// The registers that [`Inst::for_each_arg`] visits.
+    pub fn args(&self) -> Vec<Val> {
+        let mut all = vec![];
+        self.for_each_arg(|v| all.push(v));
+        all
     }
 }
 

@@ -540,7 +540,7 @@ mod tests {
             let text = print_kernel(&kernel);
             let parsed = parse_kernel(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
             assert_eq!(print_kernel(&parsed), text);
-            assert_eq!(parsed, renumber(&kernel));
+            assert_eq!(parsed, renumber(kernel));
         }
     }
 

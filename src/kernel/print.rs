@@ -15,7 +15,7 @@ use crate::ir::scalar::Combine;
 
 /// The text of a kernel, with a line break at its end.
 pub fn print_kernel(kernel: &Kernel) -> String {
-    let kernel = renumber(kernel);
+    let kernel = renumber(kernel.clone());
     let mut p = Printer { kernel: &kernel, names: names(&kernel), out: String::new() };
     p.header();
     p.region(&kernel.body, 1);

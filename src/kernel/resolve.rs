@@ -4,10 +4,9 @@
 //! loads only slots (at row-major offsets) and kept stages. Equal instructions are made once.
 //! This is where fusion happens: a view is a substitution of indices.
 
-use std::collections::HashMap;
-
 use super::ir::Lit;
 use super::nest::{Body, From, Keep, Nest, Scalar};
+use crate::base::hash::{FastMap, hash_of};
 use crate::ir::index::{Expr, Guard, IndexMap};
 use crate::ir::scalar::ScalarFn;
 
@@ -40,9 +39,10 @@ pub struct Resolved {
     pub leaves: Vec<Leaf>,
     /// The position of the value, where there is one value.
     pub root: u32,
-    known: HashMap<Leaf, u32>,
+    /// Positions by hash; a leaf whose hash is taken by another one has the next free number.
+    known: FastMap<u64, u32>,
     /// Inline stages already expanded at a point.
-    memo: HashMap<(u16, Vec<Expr>), u32>,
+    memo: FastMap<(u16, Vec<Expr>), u32>,
 }
 
 /// Resolves the body of `stage` at the coordinates `point` (over its `axes ++ reduce`), each an
@@ -105,12 +105,16 @@ impl Resolved {
     }
 
     pub fn leaf(&mut self, leaf: Leaf) -> u32 {
-        if let Some(i) = self.known.get(&leaf) {
-            return *i;
+        let mut hash = hash_of(&leaf);
+        while let Some(i) = self.known.get(&hash) {
+            if self.leaves[*i as usize] == leaf {
+                return *i;
+            }
+            hash = hash.wrapping_add(1);
         }
-        self.leaves.push(leaf.clone());
-        let i = self.leaves.len() as u32 - 1;
-        self.known.insert(leaf, i);
+        let i = self.leaves.len() as u32;
+        self.known.insert(hash, i);
+        self.leaves.push(leaf);
         i
     }
 }

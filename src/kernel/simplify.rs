@@ -5,8 +5,6 @@
 //! numbered in the order of their definition, so equal kernels are equal as text, and
 //! [`fingerprint`] is the same for kernels that differ in names only.
 
-use std::collections::BTreeMap;
-
 use sha2::{Digest, Sha256};
 
 use super::build::KernelBuilder;
@@ -21,12 +19,12 @@ const UNROLLED: u64 = 256;
 pub fn simplify(kernel: &Kernel) -> Kernel {
     let kernel = unroll(kernel);
     let kernel = rebuild(&kernel, KernelBuilder::like(&kernel), &mut Decided::new(&kernel));
-    dce(&hoist(&kernel))
+    dce(hoist(&kernel))
 }
 
 /// A hash of everything but the names: kernels with the same fingerprint have the same code.
 pub fn fingerprint(kernel: &Kernel) -> [u8; 32] {
-    let mut anonymous = renumber(kernel);
+    let mut anonymous = renumber(kernel.clone());
     anonymous.name = "k".into();
     for (i, p) in anonymous.params.iter_mut().enumerate() {
         p.name = format!("p{i}");
@@ -245,7 +243,7 @@ impl Unroller<'_> {
                 let mut copy = inst.clone();
                 replace_args(&mut copy, &|v| self.get(v));
                 let new = self.fresh(inst.defs());
-                replace_defs(&mut copy, &mut new.into_iter());
+                copy.defs_mut().iter_mut().zip(new).for_each(|(v, new)| *v = new);
                 self.b.push(copy);
             }
         }
@@ -253,11 +251,10 @@ impl Unroller<'_> {
 }
 
 /// Removes what has no effect, and numbers registers in the order of their definition.
-pub fn dce(kernel: &Kernel) -> Kernel {
-    let mut out = kernel.clone();
+pub fn dce(mut kernel: Kernel) -> Kernel {
     let mut live = vec![false; kernel.types.len()];
-    sweep(&mut out.body, &mut live);
-    renumber(&out)
+    sweep(&mut kernel.body, &mut live);
+    renumber(kernel)
 }
 
 /// Keeps the instructions of a region whose results are live, last one first.
@@ -295,9 +292,7 @@ fn sweep(region: &mut Region, live: &mut [bool]) {
                 }
             }
         }
-        for v in inst.args() {
-            live[v.0 as usize] = true;
-        }
+        inst.for_each_arg(|v| live[v.0 as usize] = true);
         kept.push(inst);
     }
     kept.reverse();
@@ -320,43 +315,38 @@ fn has_effect(region: &Region) -> bool {
 }
 
 /// Numbers registers in the order in which the text names them first.
-pub fn renumber(kernel: &Kernel) -> Kernel {
-    let mut out = kernel.clone();
-    let mut names = Names { map: BTreeMap::new(), types: vec![], old: kernel };
-    names.region(&mut out.body);
-    out.types = names.types;
-    out
+pub fn renumber(mut kernel: Kernel) -> Kernel {
+    let old = std::mem::take(&mut kernel.types);
+    let mut names = Names { map: vec![None; old.len()], types: vec![], old };
+    names.region(&mut kernel.body);
+    kernel.types = names.types;
+    kernel
 }
 
-struct Names<'k> {
-    map: BTreeMap<Val, Val>,
+struct Names {
+    /// New names, by the old ones.
+    map: Vec<Option<Val>>,
     types: Vec<Ty>,
-    old: &'k Kernel,
+    old: Vec<Ty>,
 }
 
-impl Names<'_> {
+impl Names {
     fn define(&mut self, v: &mut Val) {
         let new = Val(self.types.len() as u32);
-        self.types.push(self.old.ty(*v));
-        self.map.insert(*v, new);
+        self.types.push(self.old[v.0 as usize]);
+        self.map[v.0 as usize] = Some(new);
         *v = new;
     }
 
     fn get(&self, v: Val) -> Val {
-        self.map.get(&v).copied().unwrap_or(v)
+        self.map[v.0 as usize].unwrap_or(v)
     }
 
     fn region(&mut self, region: &mut Region) {
         region.params.iter_mut().for_each(|v| self.define(v));
         for inst in &mut region.insts {
             replace_args(inst, &|v| self.get(v));
-            let defs: Vec<Val> = inst.defs().to_vec();
-            let mut new = defs.into_iter().map(|mut v| {
-                self.define(&mut v);
-                v
-            });
-            replace_defs(inst, &mut new);
-            drop(new);
+            inst.defs_mut().iter_mut().for_each(|v| self.define(v));
             match inst {
                 Inst::For { body, .. } => self.region(body),
                 Inst::If { then, els, .. } => {
@@ -402,22 +392,6 @@ fn replace_args(inst: &mut Inst, get: &dyn Fn(Val) -> Val) {
             init.iter_mut().for_each(|v| *v = get(*v));
         }
         Inst::If { cond, .. } => *cond = get(*cond),
-    }
-}
-
-/// Replaces the registers that an instruction defines, in order.
-fn replace_defs(inst: &mut Inst, new: &mut dyn Iterator<Item = Val>) {
-    let mut next = |v: &mut Val| *v = new.next().unwrap_or(*v);
-    match inst {
-        Inst::Const { dst, .. }
-        | Inst::Grid { dst, .. }
-        | Inst::Local { dst, .. }
-        | Inst::Op { dst, .. }
-        | Inst::Fold { dst, .. }
-        | Inst::Lane { dst, .. }
-        | Inst::Load { dst, .. } => next(dst),
-        Inst::For { results, .. } | Inst::If { results, .. } => results.iter_mut().for_each(next),
-        Inst::Store { .. } | Inst::Barrier => {}
     }
 }
 

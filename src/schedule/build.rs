@@ -5,7 +5,7 @@
 //! where every reader of the old value comes first, and copies fill the gaps. Lifetimes follow
 //! from the order; the arena's offsets come from `memory`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::fusion::{GroupInfo, Mode, fuse};
@@ -15,11 +15,10 @@ use super::memory::{self, Effort};
 use super::order;
 use super::program::*;
 use crate::base::machine::Machine;
-use crate::base::{DType, Tensor, TensorType};
+use crate::base::{DType, FastMap, Tensor, TensorType};
 use crate::ir::attr::Attr;
 use crate::ir::graph::{Graph, NodeId, Value};
 use crate::ir::op::{Class, OpError, RegionKind, Source};
-use crate::kernel::ir::Kernel;
 use crate::kernel::nest::Nest;
 
 /// Assembles the program of a fused graph.
@@ -33,7 +32,7 @@ pub fn assemble(
         machine,
         mode,
         program: Program { name: graph.name.clone(), ..Program::default() },
-        known: HashMap::new(),
+        known: FastMap::default(),
         constants: vec![],
         live: Liveness::default(),
         producer: BTreeMap::new(),
@@ -56,8 +55,8 @@ struct Assembler<'a> {
     machine: &'a Machine,
     mode: Mode,
     program: Program,
-    /// Kernels that are already there, by their nest (without its name).
-    known: HashMap<Nest, KernelId>,
+    /// Kernels that are already there, by their nest (without its name), and what made them.
+    known: FastMap<Nest, (KernelId, &'static str)>,
     constants: Vec<(usize, Tensor)>,
     live: Liveness,
     /// The launches that wrote a buffer, for `depends_on`.
@@ -323,7 +322,7 @@ impl Assembler<'_> {
                 Ok(Step::Branch { cond: args[0].buffer, then, els })
             }
             _ => {
-                let work = kernels::work(graph, id, self.machine)?;
+                let work = kernels::work(graph, id)?;
                 let info = groups.and_then(|g| g.get(&id)).cloned();
                 let info = info.unwrap_or_else(|| kernels::info(graph, id));
                 Ok(Step::Launch(self.launch(work, info.ops, &args, &results)))
@@ -339,7 +338,8 @@ impl Assembler<'_> {
         results: &[Arg],
     ) -> LaunchId {
         let id = LaunchId(self.program.launches.len() as u32);
-        let kernel = self.kernel(&work);
+        let (flops, bytes) = (work.flops, work.bytes);
+        let (kernel, generator) = self.kernel(work);
         let all: Vec<Arg> = args.iter().chain(results).cloned().collect();
         let mut depends_on: Vec<LaunchId> =
             args.iter().filter_map(|a| self.producer.get(&a.buffer)).flatten().copied().collect();
@@ -359,12 +359,11 @@ impl Assembler<'_> {
                 self.live.may_alias(to.buffer, from.buffer, id.0);
             }
         }
-        let (flops, bytes) = (work.flops, work.bytes);
         self.program.launches.push(Launch {
             kernel,
             args: all,
             ops,
-            generator: work.generator,
+            generator,
             queue: Queue::Cpu,
             wave: self.wave,
             depends_on,
@@ -376,19 +375,19 @@ impl Assembler<'_> {
         id
     }
 
-    fn kernel(&mut self, work: &Work) -> KernelId {
-        if let Some(id) = work.key.as_ref().and_then(|k| self.known.get(k)) {
-            return *id;
+    fn kernel(&mut self, work: Work) -> (KernelId, &'static str) {
+        if let Some(known) = work.key.as_ref().and_then(|k| self.known.get(k)) {
+            return *known;
         }
         let id = KernelId(self.program.kernels.len() as u32);
-        let kernel: Kernel = (work.build)(self.machine);
+        let (kernel, generator) = (work.build)(self.machine);
         self.program.scratch_per_worker =
             self.program.scratch_per_worker.max(kernel.scratch_bytes());
         self.program.kernels.push(kernel);
-        if let Some(key) = &work.key {
-            self.known.insert(key.clone(), id);
+        if let Some(key) = work.key {
+            self.known.insert(key, (id, generator));
         }
-        id
+        (id, generator)
     }
 
     /// A copy of a whole buffer, in a wave of its own.

@@ -1,8 +1,6 @@
 //! The kernel of each step: of a fusion group through its nest and a generator, of an op with a
 //! kernel of its own (sort, scatter) from its specification.
 
-use std::sync::Arc;
-
 use super::fusion::GroupInfo;
 use super::lower::lower_group;
 use crate::base::DType;
@@ -14,21 +12,20 @@ use crate::kernel::generate;
 use crate::kernel::ir::Kernel;
 use crate::kernel::nest::{Body, From, Keep, Nest, Out, Slot, Stage};
 
-/// How to make a kernel.
-pub type Build = Box<dyn Fn(&Machine) -> Kernel>;
+/// How to make a kernel; says which generator made it.
+pub type Build = Box<dyn FnOnce(&Machine) -> (Kernel, &'static str)>;
 
 /// A kernel to be, and what it costs.
 pub struct Work {
     /// Steps with equal keys share a kernel.
     pub key: Option<Nest>,
     pub build: Build,
-    pub generator: &'static str,
     pub flops: u64,
     pub bytes: u64,
 }
 
 /// The kernel of a step that is one launch.
-pub fn work(graph: &Graph, id: NodeId, machine: &Machine) -> Result<Work, OpError> {
+pub fn work(graph: &Graph, id: NodeId) -> Result<Work, OpError> {
     let node = graph.node(id);
     match graph.class(id) {
         Class::Region(RegionKind::Do) => {
@@ -36,17 +33,19 @@ pub fn work(graph: &Graph, id: NodeId, machine: &Machine) -> Result<Work, OpErro
             let nest = lower_group(&name, &node.regions[0]).map_err(|why| {
                 OpError::new("E0702", format!("a group of ops has no kernel: {}", why.0))
             })?;
-            Ok(of_nest(nest, machine))
+            Ok(of_nest(nest))
         }
         Class::Sort(spec) => {
             let x = slot(graph, node.operands()[0]);
-            let build = move |m: &Machine| generate::sort::build("sort", spec, &x, m);
-            Ok(opaque("sort", Box::new(build), moved(graph, id)))
+            let build = move |m: &Machine| (generate::sort::build("sort", spec, &x, m), "sort");
+            Ok(opaque(Box::new(build), moved(graph, id)))
         }
         Class::Scatter(spec) => {
             let [x, i, u] = [0, 1, 2].map(|k| slot(graph, node.operands()[k]));
-            let build = move |m: &Machine| generate::scatter::build("scatter", spec, &x, &i, &u, m);
-            Ok(opaque("scatter", Box::new(build), moved(graph, id)))
+            let build = move |m: &Machine| {
+                (generate::scatter::build("scatter", spec, &x, &i, &u, m), "scatter")
+            };
+            Ok(opaque(Box::new(build), moved(graph, id)))
         }
         Class::Source(_)
         | Class::Elementwise(_)
@@ -77,20 +76,16 @@ fn moved(graph: &Graph, id: NodeId) -> u64 {
     operands.chain(&node.results).filter_map(|t| t.bytes()).sum()
 }
 
-fn opaque(generator: &'static str, build: Build, bytes: u64) -> Work {
-    Work { key: None, build, generator, flops: bytes, bytes }
+fn opaque(build: Build, bytes: u64) -> Work {
+    Work { key: None, build, flops: bytes, bytes }
 }
 
-fn of_nest(nest: Nest, machine: &Machine) -> Work {
-    let row = generate::choose(&nest, machine);
+fn of_nest(nest: Nest) -> Work {
     let (flops, bytes) = (nest.flops(), nest.bytes());
     let key = Nest { name: String::new(), ..nest.clone() };
-    let build = row.build;
-    let shared = Arc::new(nest);
     Work {
         key: Some(key),
-        build: Box::new(move |machine| build(&shared, machine)),
-        generator: row.name,
+        build: Box::new(move |machine| generate::build(&nest, machine)),
         flops,
         bytes,
     }
@@ -118,8 +113,8 @@ pub fn copy(dtype: DType, elements: usize) -> Work {
     };
     let (flops, bytes) = (0, nest.bytes());
     let key = Some(nest.clone());
-    let build: Build = Box::new(move |machine| generate::loops::build(&nest, machine));
-    Work { key, build, generator: "loops", flops, bytes }
+    let build: Build = Box::new(move |machine| (generate::loops::build(&nest, machine), "loops"));
+    Work { key, build, flops, bytes }
 }
 
 /// Names of the ops of a step that is not a fusion group.

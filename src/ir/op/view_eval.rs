@@ -60,37 +60,79 @@ fn copy_part<E: bytemuck::Pod>(part: &Part, from: &Tensor, out: &mut [u8], shape
     if region.iter().any(|(lo, hi)| lo >= hi) {
         return;
     }
-    let stride = |axis: usize| offset.stride(axis).expect("an affine map has strides");
-    let strides: Vec<i64> = (0..shape.len()).map(stride).collect();
-    let steps = row_major(shape);
+    let mut spans = vec![];
     // The first point of the box, in the source and in the result.
-    let at = |steps: &[i64]| region.iter().zip(steps).map(|((lo, _), s)| lo * s).sum::<i64>();
-    let (mut src, mut dst) = (offset.constant + at(&strides), at(&steps));
-    let Some((inner, outer)) = region.split_last() else {
-        out[0] = source[src as usize];
-        return;
-    };
-    let (len, step) = ((inner.1 - inner.0) as usize, strides[outer.len()]);
-    let mut index: Vec<i64> = outer.iter().map(|(lo, _)| *lo).collect();
-    loop {
-        let row = &mut out[dst as usize..dst as usize + len];
-        match step {
-            1 => row.copy_from_slice(&source[src as usize..src as usize + len]),
-            0 => row.fill(source[src as usize]),
-            _ => row
-                .iter_mut()
-                .enumerate()
-                .for_each(|(k, v)| *v = source[(src + k as i64 * step) as usize]),
+    let (mut src, mut dst) = (offset.constant, 0);
+    for (axis, ((lo, hi), to)) in region.iter().zip(row_major(shape)).enumerate() {
+        let from = offset.stride(axis).expect("an affine map has strides");
+        (src, dst) = (src + lo * from, dst + lo * to);
+        Span { len: hi - lo, from, to }.append_to(&mut spans);
+    }
+    // What the source holds side by side is read so, if it does not lie so in the result.
+    if let Some(last) = spans.len().checked_sub(1)
+        && !matches!(spans[last].from, 0 | 1)
+        && let Some(a) = spans[..last].iter().position(|s| s.from == 1)
+    {
+        let span = spans.remove(a);
+        spans.insert(last - 1, span);
+    }
+    copy_spans(&spans, source, src, out, dst);
+}
+
+/// One axis of a box: how far its points lie apart in the source and in the result.
+#[derive(Clone, Copy)]
+struct Span {
+    len: i64,
+    from: i64,
+    to: i64,
+}
+
+impl Span {
+    /// As the next inner axis; axes that are walked through in step become one.
+    fn append_to(self, spans: &mut Vec<Span>) {
+        match spans.last_mut() {
+            _ if self.len == 1 => {}
+            Some(s) if s.from == self.from * self.len && s.to == self.to * self.len => {
+                *s = Span { len: s.len * self.len, ..self };
+            }
+            Some(_) | None => spans.push(self),
         }
-        let Some(axis) = (0..outer.len()).rev().find(|&a| index[a] + 1 < outer[a].1) else {
-            return;
-        };
-        index[axis] += 1;
-        (src, dst) = (src + strides[axis], dst + steps[axis]);
-        for a in axis + 1..outer.len() {
-            let back = index[a] - outer[a].0;
-            (src, dst) = (src - back * strides[a], dst - back * steps[a]);
-            index[a] = outer[a].0;
+    }
+}
+
+/// Rows of the source that are taken together where they become columns: a line of cache each.
+const TOGETHER: i64 = 16;
+
+fn copy_spans<E: Copy>(spans: &[Span], source: &[E], src: i64, out: &mut [E], dst: i64) {
+    match *spans {
+        [] => out[dst as usize] = source[src as usize],
+        [Span { len, from: 1, to: 1 }] => out[dst as usize..(dst + len) as usize]
+            .copy_from_slice(&source[src as usize..(src + len) as usize]),
+        [Span { len, from: 0, to: 1 }] => {
+            out[dst as usize..(dst + len) as usize].fill(source[src as usize]);
+        }
+        [Span { len, from, to }] => {
+            for i in 0..len {
+                out[(dst + i * to) as usize] = source[(src + i * from) as usize];
+            }
+        }
+        [columns @ Span { from: 1, .. }, rows] if !matches!(rows.from, 0 | 1) => {
+            for first in (0..columns.len).step_by(TOGETHER as usize) {
+                let n = TOGETHER.min(columns.len - first);
+                for k in 0..rows.len {
+                    let at = src + first + k * rows.from;
+                    let read = &source[at as usize..(at + n) as usize];
+                    let to = dst + first * columns.to + k * rows.to;
+                    for (i, v) in (0..).zip(read) {
+                        out[(to + i * columns.to) as usize] = *v;
+                    }
+                }
+            }
+        }
+        [outer, ref inner @ ..] => {
+            for i in 0..outer.len {
+                copy_spans(inner, source, src + i * outer.from, out, dst + i * outer.to);
+            }
         }
     }
 }

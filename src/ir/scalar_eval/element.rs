@@ -108,6 +108,7 @@ macro_rules! float {
                 }
             }
 
+            #[inline]
             fn binary(f: ScalarFn, x: $t, y: $t) -> $t {
                 use ScalarFn::*;
                 match f {
@@ -260,6 +261,7 @@ macro_rules! narrow {
                 $t::from_f32(f32::unary(f, x.to_f32()))
             }
 
+            #[inline]
             fn binary(f: ScalarFn, x: $t, y: $t) -> $t {
                 $t::from_f32(f32::binary(f, x.to_f32(), y.to_f32()))
             }
@@ -345,6 +347,7 @@ macro_rules! int {
             }
 
             #[allow(unused_comparisons)]
+            #[inline]
             fn binary(f: ScalarFn, x: $t, y: $t) -> $t {
                 use ScalarFn::*;
                 match f {

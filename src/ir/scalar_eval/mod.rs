@@ -6,6 +6,7 @@
 //! little; those of f64 are as good as `libm`, about one ulp. Nothing depends on the machine.
 
 mod element;
+mod zip;
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -15,6 +16,7 @@ pub use element::{Bool, Num, Scalar};
 use super::scalar::ScalarFn;
 use crate::base::tensor::Element;
 use crate::base::{DType, Tensor};
+use zip::zip;
 
 /// Runs `$body` with `$T` standing for the element type of a dtype.
 macro_rules! for_dtype {
@@ -82,10 +84,13 @@ pub fn apply(f: ScalarFn, operands: &[Tensor], shape: &[usize]) -> Tensor {
         }),
         Add | Sub | Mul | Div | FloorDiv | Mod | Pow | Min | Max | And | Or | Xor | Shl | Shr => {
             for_dtype!(dtype, T => {
-                let (x, y) = (wide::<T>(&operands[0], shape), wide::<T>(&operands[1], shape));
-                let pairs = x.iter().zip(y.iter());
-                let data: Vec<T> = pairs.map(|(&x, &y)| T::binary(f, x, y)).collect();
-                Tensor::from_slice(shape, &data)
+                let (x, y) = (&operands[0], &operands[1]);
+                match f {
+                    // What prepares weights, so that the loop knows the function.
+                    Add => zip(x, y, shape, |a, b| T::binary(Add, a, b)),
+                    Mul => zip(x, y, shape, |a, b| T::binary(Mul, a, b)),
+                    f => zip(x, y, shape, |a, b| T::binary(f, a, b)),
+                }
             })
         }
     }

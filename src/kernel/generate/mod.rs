@@ -1,6 +1,6 @@
 //! The generators: from nests to kernels, specialized to the shape.
 //!
-//! A generator is a row of [`TABLE`]; the first row that matches a nest builds it. The generic
+//! A generator is a row of [`TABLE`]; the first row that has a kernel for a nest builds it. The generic
 //! loop generator is the last row and takes every nest. *Numeric choices* (the order of sums, the
 //! number of partial results) depend on the nest alone; *machine choices* (lanes, tiles) may look
 //! at the machine and never change a bit.
@@ -22,8 +22,8 @@ use crate::base::machine::Machine;
 pub struct GenRow {
     pub name: &'static str,
     pub doc: &'static str,
-    pub matches: fn(&Nest, &Machine) -> bool,
-    pub build: fn(&Nest, &Machine) -> Kernel,
+    /// `None` where the nest is not of its kind.
+    pub build: fn(&Nest, &Machine) -> Option<Kernel>,
 }
 
 /// All generators, the most special first.
@@ -31,20 +31,17 @@ pub static TABLE: &[GenRow] = &[
     GenRow {
         name: "contract",
         doc: "Sums of products (matmuls, convolutions): register tiles of rows × columns.",
-        matches: contract::matches,
         build: contract::build,
     },
     GenRow {
         name: "row_blocks",
         doc: "Rows with products of matrices (attention): blocks of rows, tiles for the products.",
-        matches: row_blocks::matches,
         build: row_blocks::build,
     },
     GenRow {
         name: "loops",
         doc: "Any nest: loops over rows, in them one for each stage; lanes along the last axis.",
-        matches: |_, _| true,
-        build: loops::build,
+        build: |nest, machine| Some(loops::build(nest, machine)),
     },
 ];
 
@@ -52,10 +49,10 @@ pub static TABLE: &[GenRow] = &[
 /// are not expanded before fusion.
 pub const CLAIMED: &[&str] = &["attention"];
 
-/// The generator for a nest.
-pub fn choose(nest: &Nest, machine: &Machine) -> &'static GenRow {
+/// The kernel of a nest, and the name of the generator that made it.
+pub fn build(nest: &Nest, machine: &Machine) -> (Kernel, &'static str) {
     TABLE
         .iter()
-        .find(|row| (row.matches)(nest, machine))
+        .find_map(|row| Some(((row.build)(nest, machine)?, row.name)))
         .expect("the loop generator takes every nest")
 }

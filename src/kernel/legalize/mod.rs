@@ -84,5 +84,5 @@ pub fn legalize(kernel: &Kernel, machine: &Machine) -> Kernel {
 
 /// The kernel in a given legal form.
 pub fn legalize_to(kernel: &Kernel, form: Form) -> Kernel {
-    dce(&split(&widen(&expand_math(kernel)), form))
+    dce(split(&widen(&expand_math(kernel)), form))
 }

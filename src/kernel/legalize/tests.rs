@@ -156,7 +156,33 @@ fn what_fits_is_not_split() {
     let kernel = b.finish();
     let form =
         |vector_bytes| Form { vector_bytes, narrowest: vector_bytes, masked: false, packed: false };
-    assert_eq!(legalize_to(&kernel, form(32)), dce(&kernel));
+    assert_eq!(legalize_to(&kernel, form(32)), dce(kernel.clone()));
     let split = legalize_to(&kernel, form(16));
     assert_eq!(split.body.insts.len(), 1 + 3 * 2);
+}
+
+/// Widening copies no kernel that it would not change; loops of one round go, so that is a change.
+#[test]
+fn plain_kernels_are_not_widened() {
+    use crate::kernel::build::KernelBuilder;
+    use std::borrow::Cow;
+    let kernel = |elem: DType, rounds: i64| {
+        let mut b = KernelBuilder::new("k", Numerics::Fused);
+        let x = b.param("x", elem, 64, Access::Read);
+        let y = b.param("y", elem, 64, Access::Write);
+        let range = (b.index(0), b.index(8 * rounds), 8);
+        b.for_loop(range, &[], |b, i, _| {
+            let v = b.load(Addr { buf: x, base: i, plus: 0 }, 8);
+            let less = b.op(Op::Lt, &[v, v]);
+            let w = b.op(Op::Select, &[less, v, v]);
+            b.store(Addr { buf: y, base: i, plus: 0 }, w);
+            vec![]
+        });
+        b.finish()
+    };
+    let borrowed = |k: &Kernel| matches!(widen(k), Cow::Borrowed(_));
+    assert!(borrowed(&kernel(DType::F32, 8)));
+    assert!(!borrowed(&kernel(DType::F32, 1)));
+    assert!(!borrowed(&kernel(DType::I8, 8)));
+    assert!(!borrowed(&kernel(DType::BF16, 8)));
 }

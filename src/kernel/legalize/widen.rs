@@ -11,18 +11,61 @@
 //! - Vectors convert only between f32 and i32, between narrow integers and i32, or by way of other
 //!   operations; other pairs remain as they are.
 
+use std::borrow::Cow;
+
 use crate::base::DType;
 use crate::kernel::build::KernelBuilder;
 use crate::kernel::ir::*;
 use crate::kernel::rebuild::{Map, Outcome, Rule, rebuild};
 
 /// Narrow types to 32 bits.
-pub fn widen(kernel: &Kernel) -> Kernel {
+pub fn widen(kernel: &Kernel) -> Cow<'_, Kernel> {
+    let mut literals = vec![None; kernel.types.len()];
+    if !is_narrow_anywhere(kernel) && is_plain(kernel, &kernel.body, &mut literals) {
+        return Cow::Borrowed(kernel);
+    }
     let mut b = KernelBuilder::like(kernel);
     let (params, scratch) = b.buffers_mut();
     params.iter_mut().for_each(|p| p.elem = in_memory(p.elem));
     scratch.iter_mut().for_each(|s| s.elem = in_memory(s.elem));
-    rebuild(kernel, b, &mut Widen)
+    Cow::Owned(rebuild(kernel, b, &mut Widen))
+}
+
+fn is_narrow_anywhere(kernel: &Kernel) -> bool {
+    let params = kernel.params.iter().map(|p| p.elem);
+    let elems = params.chain(kernel.scratch.iter().map(|s| s.elem));
+    let mut registers = kernel.types.iter().map(|t| t.dtype());
+    elems.into_iter().any(|d| d.bytes() < 4) || registers.any(is_narrow)
+}
+
+/// Whether [`Widen`] and [`rebuild`] leave a region as it is, where nothing is narrow.
+fn is_plain(kernel: &Kernel, region: &Region, literals: &mut [Option<Lit>]) -> bool {
+    region.insts.iter().all(|inst| match inst {
+        Inst::Const { dst, value } => {
+            literals[dst.0 as usize] = Some(*value);
+            true
+        }
+        Inst::Op { op, args, .. } => {
+            kernel.ty(args[if *op == Op::Select { 1 } else { 0 }]).dtype() != DType::Bool
+        }
+        Inst::Lane { op, .. } => *op != LaneOp::Convert,
+        Inst::For { lo, hi, step, body, .. } => {
+            let bounds = [lo, hi].map(|v| literals[v.0 as usize].map(|l| l.bits as i64));
+            let short = matches!(bounds, [Some(lo), Some(hi)] if hi.saturating_sub(lo) <= *step);
+            !short && is_plain(kernel, body, literals)
+        }
+        Inst::If { cond, then, els, .. } => {
+            literals[cond.0 as usize].is_none()
+                && is_plain(kernel, then, literals)
+                && is_plain(kernel, els, literals)
+        }
+        Inst::Grid { .. }
+        | Inst::Local { .. }
+        | Inst::Fold { .. }
+        | Inst::Load { .. }
+        | Inst::Store { .. }
+        | Inst::Barrier => true,
+    })
 }
 
 struct Widen;

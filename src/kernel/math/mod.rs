@@ -22,6 +22,8 @@ mod table;
 mod tests;
 mod trig;
 
+use std::borrow::Cow;
+
 use super::build::KernelBuilder;
 use super::ir::*;
 use super::rebuild::{Map, Outcome, Rule, rebuild};
@@ -30,11 +32,11 @@ use float::Floats;
 use trig::Wave;
 
 /// Expands the mathematical functions of a well-formed kernel.
-pub fn expand_math(kernel: &Kernel) -> Kernel {
+pub fn expand_math(kernel: &Kernel) -> Cow<'_, Kernel> {
     if !has_math(&kernel.body) {
-        return kernel.clone();
+        return Cow::Borrowed(kernel);
     }
-    rebuild(kernel, KernelBuilder::like(kernel), &mut Expand)
+    Cow::Owned(rebuild(kernel, KernelBuilder::like(kernel), &mut Expand))
 }
 
 fn has_math(region: &Region) -> bool {

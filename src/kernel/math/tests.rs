@@ -31,7 +31,7 @@ fn kernel(op: Op, dtype: DType, operands: usize, len: usize, numerics: Numerics)
         b.store(Addr { buf: y, base, plus: 0 }, v);
         vec![]
     });
-    let expanded = expand_math(&b.finish());
+    let expanded = expand_math(&b.finish()).into_owned();
     check_types(&expanded).unwrap();
     assert!(!has_math(&expanded.body));
     expanded

@@ -9,7 +9,6 @@
 //! that pack it, the graph of runs the views that undo it. Fusion turns those into index
 //! arithmetic, so that a tile of columns is contiguous along `n` and steps on by `w` along `k`.
 
-mod fill;
 mod maps;
 
 use crate::base::machine::Machine;
@@ -25,9 +24,8 @@ use maps::Conv;
 
 /// Chooses the layouts of feature maps and parameters of `split.run`.
 pub fn pack(split: &mut Split, machine: &Machine) -> Result<(), OpError> {
-    let convs = maps::block(split)?;
-    // Blocks may leave parameters unread, which were filled up.
-    let mut packed = !convs.is_empty();
+    let convs = maps::block(&mut split.run)?;
+    let mut packed = false;
     for (id, conv) in convs {
         let panels = Panels::of_conv(&split.run, id, conv, machine);
         if let Some(panels) = panels {
@@ -65,7 +63,12 @@ pub fn pack(split: &mut Split, machine: &Machine) -> Result<(), OpError> {
 /// Lets a node read its second operand, a parameter, from panels.
 fn repack(split: &mut Split, id: NodeId, panels: &Panels) -> Result<(), OpError> {
     let b = split.run.node(id).operands()[1];
-    let value = derived(split, b, &panels.label(), |b, x| panels.packed(b, x))?;
+    let name = format!("{}@{}", split.run.node(b.node).op.str("name"), panels.label());
+    let known = split.run.params.iter().find(|p| split.run.node(**p).op.str("name") == name);
+    let value = match known {
+        Some(known) => Value { node: *known, result: 0 },
+        None => prepared(split, b, panels, &name)?,
+    };
     let mut views = Builder::new(&mut split.run);
     views.loc = views.graph.node(id).loc.clone();
     let view = panels.unpacked(&mut views, value)?;
@@ -73,25 +76,15 @@ fn repack(split: &mut Split, id: NodeId, panels: &Panels) -> Result<(), OpError>
     Ok(())
 }
 
-/// The parameter of runs that the recipe makes of another one, `from`; equal labels, equal values.
-fn derived(
-    split: &mut Split,
-    from: Value,
-    label: &str,
-    make: impl FnOnce(&mut Builder, Value) -> Result<Value, OpError>,
-) -> Result<Value, OpError> {
-    let plain = split.run.node(from.node).op.str("name").to_string();
-    let name = format!("{plain}@{label}");
-    let known = split.run.params.iter().find(|p| split.run.node(**p).op.str("name") == name);
-    if let Some(known) = known {
-        return Ok(Value { node: *known, result: 0 });
-    }
+/// The packed value in the recipe, and the parameter of runs that stands for it.
+fn prepared(split: &mut Split, b: Value, panels: &Panels, name: &str) -> Result<Value, OpError> {
+    let plain = split.run.node(b.node).op.str("name").to_string();
     let made = split.recipe.outputs.iter().find(|o| *o.name == *plain);
     let source = made.expect("the recipe makes every parameter").value;
-    let value = make(&mut Builder::new(&mut split.recipe), source)?;
-    split.recipe.outputs.push(Output { name: name.clone().into(), value });
+    let value = panels.packed(&mut Builder::new(&mut split.recipe), source)?;
+    split.recipe.outputs.push(Output { name: name.into(), value });
     let ty = split.recipe.ty(value).clone();
-    Ok(Builder::new(&mut split.run).param(&name, ty, "zeros", true))
+    Ok(Builder::new(&mut split.run).param(name, ty, "zeros", true))
 }
 
 /// Parameters that are read only in packed form go away.
@@ -121,6 +114,8 @@ fn drop_unread(split: &mut Split) {
 struct Panels {
     /// The operand's axes in the order batch, columns, reduced.
     order: Vec<usize>,
+    /// Whether they lie in the order batch, reduced, columns.
+    by_rows: bool,
     shape: Vec<usize>,
     batch: usize,
     columns: usize,
@@ -153,6 +148,7 @@ impl Panels {
             .filter_map(|l| spec.rhs.iter().position(|r| r == l))
             .collect();
         let order = [&batch[..], &columns, &reduced].concat();
+        let by_rows = [&batch[..], &reduced, &columns].concat().is_sorted();
         let count = |axes: &[usize]| axes.iter().map(|a| shape[*a]).product::<usize>();
         let last = shape[*columns.last()?];
         let own = |(label, n): (&u8, &usize)| (!spec.rhs.contains(label)).then_some(*n);
@@ -173,6 +169,7 @@ impl Panels {
         let (batch, columns, reduced) = (count(&batch), count(&columns), count(&reduced));
         (fits && batch > 0 && reduced > 1).then_some(Panels {
             order,
+            by_rows,
             shape,
             batch,
             columns,
@@ -200,6 +197,7 @@ impl Panels {
         };
         Some(Panels {
             order: (0..shape.len()).collect(),
+            by_rows: false,
             reduced: shape[1..].iter().product(),
             shape,
             batch: 1,
@@ -221,12 +219,17 @@ impl Panels {
     /// `[batch, n / w, k, w]` of the operand.
     fn packed(&self, b: &mut Builder, x: Value) -> Result<Value, OpError> {
         let [n, k, w, filled] = [self.columns, self.reduced, self.width, self.filled()];
-        let x = transpose(b, x, &self.order)?;
-        let mut x = b.reshape(x, &shape(&[self.batch, n, k]))?;
-        if filled != n {
-            let widths = Attr::Ints(vec![0, 0, 0, (filled - n) as i64, 0, 0]);
-            x = b.op("pad", &[x], &[("pad", widths)])?;
+        let more = (filled - n) as i64;
+        if self.by_rows {
+            // Parts of rows move as they are.
+            let x = b.reshape(x, &shape(&[self.batch, k, n]))?;
+            let x = pad(b, x, &[0, 0, 0, 0, 0, more])?;
+            let x = b.reshape(x, &shape(&[self.batch, k, filled / w, w]))?;
+            return transpose(b, x, &[0, 2, 1, 3]);
         }
+        let x = transpose(b, x, &self.order)?;
+        let x = b.reshape(x, &shape(&[self.batch, n, k]))?;
+        let x = pad(b, x, &[0, 0, 0, more, 0, 0])?;
         let x = b.reshape(x, &shape(&[self.batch, filled / w, w, k]))?;
         transpose(b, x, &[0, 1, 3, 2])
     }
@@ -237,7 +240,12 @@ impl Panels {
         let x = transpose(b, x, &[0, 1, 3, 2])?;
         let mut x = b.reshape(x, &shape(&[self.batch, filled, k]))?;
         if filled != n {
-            x = slice(b, x, 1, n)?;
+            let attrs = [
+                ("starts", Attr::Ints(vec![0])),
+                ("ends", Attr::Ints(vec![n as i64])),
+                ("axes", Attr::Ints(vec![1])),
+            ];
+            x = b.op("slice", &[x], &attrs)?;
         }
         let ordered: Vec<usize> = self.order.iter().map(|a| self.shape[*a]).collect();
         let x = b.reshape(x, &shape(&ordered))?;
@@ -249,19 +257,21 @@ impl Panels {
     }
 }
 
-fn transpose(b: &mut Builder, x: Value, order: &[usize]) -> Result<Value, OpError> {
-    let perm = order.iter().map(|a| *a as i64).collect();
-    b.op("transpose", &[x], &[("perm", Attr::Ints(perm))])
+/// Zeros around a value, if there are any.
+fn pad(b: &mut Builder, x: Value, widths: &[i64]) -> Result<Value, OpError> {
+    if widths.iter().all(|n| *n == 0) {
+        return Ok(x);
+    }
+    let zero = b.scalar(b.graph.ty(x).dtype, 0.0);
+    b.op("pad_with", &[x, zero], &[("pad", Attr::Ints(widths.to_vec()))])
 }
 
-/// The first elements along an axis.
-fn slice(b: &mut Builder, x: Value, axis: usize, end: usize) -> Result<Value, OpError> {
-    let attrs = [
-        ("starts", Attr::Ints(vec![0])),
-        ("ends", Attr::Ints(vec![end as i64])),
-        ("axes", Attr::Ints(vec![axis as i64])),
-    ];
-    b.op("slice", &[x], &attrs)
+fn transpose(b: &mut Builder, x: Value, order: &[usize]) -> Result<Value, OpError> {
+    if order.is_sorted() {
+        return Ok(x);
+    }
+    let perm = order.iter().map(|a| *a as i64).collect();
+    b.op("transpose", &[x], &[("perm", Attr::Ints(perm))])
 }
 
 fn shape(dims: &[usize]) -> Shape {

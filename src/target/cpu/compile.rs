@@ -50,6 +50,13 @@ impl Default for Options {
     }
 }
 
+/// What one thread keeps from one kernel to the next.
+#[derive(Default)]
+struct Worker {
+    x86: x86::Worker,
+    clif: clif::Worker,
+}
+
 /// The bytes of one kernel's function.
 pub(super) struct Compiled {
     pub bytes: Vec<u8>,
@@ -65,7 +72,7 @@ pub fn compile(
     options: Options,
 ) -> Result<Code, CodegenError> {
     let clif = Clif::new(target, options.effort)?;
-    let one = |worker: &mut clif::Worker, kernel: &Kernel| {
+    let one = |worker: &mut Worker, kernel: &Kernel| {
         compile_one(kernel, target, options.effort, &clif, worker)
     };
     let compiled = compile_all(kernels, options.threads, one)?;
@@ -77,18 +84,18 @@ fn compile_one(
     target: &Target,
     effort: Effort,
     clif: &Clif,
-    worker: &mut clif::Worker,
+    worker: &mut Worker,
 ) -> Result<Compiled, CodegenError> {
     let mut fallback = None;
     if let Some(level) = x86::Level::of(&target.machine) {
         let legal = legal(kernel, &target.machine)?;
-        match x86::compile(&legal, level, effort) {
+        match x86::compile(&legal, level, effort, &mut worker.x86) {
             Ok(bytes) => return Ok(Compiled { bytes, align: 64, fallback }),
             Err(x86::Reject(what)) => fallback = Some(what),
         }
     }
     let legal = legal(kernel, &for_cranelift(&target.machine))?;
-    let compiled = clif.compile(&legal, worker)?;
+    let compiled = clif.compile(&legal, &mut worker.clif)?;
     Ok(Compiled { fallback, ..compiled })
 }
 

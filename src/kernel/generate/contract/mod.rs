@@ -30,14 +30,11 @@ pub fn is_contraction(nest: &Nest) -> bool {
     Plan::of(nest, 0).is_some()
 }
 
-pub fn matches(nest: &Nest, machine: &Machine) -> bool {
-    Plan::of(nest, 0).is_some_and(|plan| Tiling::of(&plan, machine).is_some())
-}
-
-pub fn build(nest: &Nest, machine: &Machine) -> Kernel {
-    let plan = Plan::of(nest, 0).expect("the row of the table matched");
-    let tiling = Tiling::of(&plan, machine).expect("the row of the table matched");
-    tiles::build(&plan, &tiling, machine)
+/// `None` where the nest is no contraction, or would need too many kinds of tiles.
+pub fn build(nest: &Nest, machine: &Machine) -> Option<Kernel> {
+    let plan = Plan::of(nest, 0)?;
+    let tiling = Tiling::of(&plan, machine)?;
+    Some(tiles::build(&plan, &tiling, machine))
 }
 
 /// The same within a larger kernel: loops over tiles at one point of the first axes of the nest.

@@ -5,12 +5,15 @@
 //! reduced axes. Rows, pieces and written-out steps are constants in the expressions, so that they end
 //! up in the displacement of an address and all of a tile shares its bases.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use super::super::loops::{declare, grid_point, store};
 use super::super::sweep;
 use super::plan::{Clip, Plan};
 use super::tiling::{Band, Kind, Status, Tiling, holds};
+use crate::base::FastMap;
 use crate::base::machine::Machine;
 use crate::ir::index::{Expr, Guard};
 use crate::kernel::build::KernelBuilder;
@@ -24,7 +27,9 @@ pub fn build(plan: &Plan, tiling: &Tiling, machine: &Machine) -> Kernel {
     let mut b = KernelBuilder::new(&plan.nest.name, machine.numerics());
     let slots = declare(plan.nest, &mut b);
     let (none, nowhere) = (BTreeMap::new(), BTreeMap::new());
-    let tiles = Tiles { plan, tiling, slots: &slots, none: &none, nowhere: &nowhere };
+    let (factors, ends) = Default::default();
+    let slots = &slots;
+    let tiles = Tiles { plan, tiling, slots, none: &none, nowhere: &nowhere, factors, ends };
     let (order, extents) = tiles.order();
     let at = grid_point(&mut b, &extents);
     let coords = tiles.coords(&mut b, &[], &order, &at);
@@ -35,7 +40,8 @@ pub fn build(plan: &Plan, tiling: &Tiling, machine: &Machine) -> Kernel {
 /// Loops over the tiles, at a point of the plan's fixed axes.
 pub fn within(b: &mut KernelBuilder, plan: &Plan, tiling: &Tiling, slots: &[Buf], point: &[Val]) {
     let (none, nowhere) = (BTreeMap::new(), BTreeMap::new());
-    let tiles = Tiles { plan, tiling, slots, none: &none, nowhere: &nowhere };
+    let (factors, ends) = Default::default();
+    let tiles = Tiles { plan, tiling, slots, none: &none, nowhere: &nowhere, factors, ends };
     let (order, extents) = tiles.order();
     sweep::nested(b, &extents, &mut vec![], &mut |b, at| {
         let coords = tiles.coords(b, point, &order, at);
@@ -51,6 +57,16 @@ struct Tiles<'a> {
     none: &'a BTreeMap<Guard, bool>,
     /// No stage is read before the sums are done.
     nowhere: &'a BTreeMap<u16, Home>,
+    /// The reduction's body at (row, first column, number of the step) of a tile; tiles share them.
+    factors: RefCell<FastMap<(i64, i64, usize), Rc<Resolved>>>,
+    /// What is made of the sums at (row, first column).
+    ends: RefCell<FastMap<(i64, i64), Rc<End>>>,
+}
+
+/// All stages, and where they are stored.
+struct End {
+    stages: Vec<Resolved>,
+    outs: Vec<Expr>,
 }
 
 /// One tile: its kind of rows, its kind of columns, and its tile coordinates.
@@ -62,6 +78,7 @@ struct Tile<'k> {
 
 /// One step of the sum.
 struct Step<'s> {
+    number: usize,
     /// The reduced coordinates, over tile axes.
     reduced: &'s [Expr],
     /// Those that are written out.
@@ -273,11 +290,11 @@ impl Tiles<'_> {
         let steps = plan.static_steps();
         let single = steps.len() == 1;
         let status = tile.kind.status.iter().zip(&tile.band.inside);
-        for (step, (status, inside)) in steps.iter().zip(status) {
+        for (number, (step, (status, inside))) in steps.iter().zip(status).enumerate() {
             let looped = (0..plan.statics).map(|q| Expr::axis(self.lane() + 1 + q));
             let reduced: Vec<Expr> =
                 looped.chain(step.iter().map(|c| Expr::constant(*c))).collect();
-            let at = Step { reduced: &reduced, fixed: step, status, inside };
+            let at = Step { number, reduced: &reduced, fixed: step, status, inside };
             if single || !self.tiling.borders {
                 self.step(b, tile, coords, &at, &mut sums);
                 continue;
@@ -298,40 +315,37 @@ impl Tiles<'_> {
         b: &mut KernelBuilder,
         tile: &Tile,
         coords: &[Val],
-        &Step { reduced, fixed: step, status, inside }: &Step,
+        step: &Step,
         sums: &mut [Val],
     ) {
         let pieces = &tile.kind.pieces;
         let mut wides: Vec<Option<(Val, Option<Val>)>> = vec![];
-        for ((first, lanes), status) in pieces.iter().zip(status) {
+        for ((first, lanes), status) in pieces.iter().zip(step.status) {
             wides.push(match status {
                 Status::Outside => None,
                 Status::Inside => {
-                    let by = self.point(0, *first, reduced);
-                    Some((self.value(b, self.plan.wide, &by, coords, *lanes), None))
+                    Some((self.value(b, self.plan.wide, (0, *first), step, coords, *lanes), None))
                 }
                 Status::Edge => {
                     let column = tile.kind.from * self.tiling.width + first;
-                    Some(self.edge(b, (*first, *lanes), column, coords, reduced, step))
+                    Some(self.edge(b, (*first, *lanes), column, coords, step))
                 }
             });
         }
         for row in 0..tile.band.rows {
-            if !inside[row as usize] {
+            if !step.inside[row as usize] {
                 continue;
             }
-            let by = self.point(row, 0, reduced);
             let mut broadcast: BTreeMap<u16, Val> = BTreeMap::new();
             for (j, (first, lanes)) in pieces.iter().enumerate() {
                 let Some((wide, mask)) = wides[j] else { continue };
                 let y = match broadcast.get(lanes) {
                     Some(y) => *y,
                     None if self.plan.lanewise => {
-                        let by = self.point(row, *first, reduced);
-                        self.value(b, self.plan.narrow, &by, coords, *lanes)
+                        self.value(b, self.plan.narrow, (row, *first), step, coords, *lanes)
                     }
                     None => {
-                        let y = self.value(b, self.plan.narrow, &by, coords, *lanes);
+                        let y = self.value(b, self.plan.narrow, (row, 0), step, coords, *lanes);
                         broadcast.insert(*lanes, y);
                         y
                     }
@@ -359,17 +373,13 @@ impl Tiles<'_> {
         (first, lanes): (i64, u16),
         column: i64,
         coords: &[Val],
-        reduced: &[Expr],
-        step: &[i64],
+        step: &Step,
     ) -> (Val, Option<Val>) {
         let (mut values, mut inside) = (vec![], vec![]);
         for lane in 0..lanes as i64 {
-            let holds = holds(self.plan, column + lane, step);
+            let holds = holds(self.plan, column + lane, step.fixed);
             values.push(match holds {
-                true => {
-                    let by = self.point(0, first + lane, reduced);
-                    self.value(b, self.plan.wide, &by, coords, 1)
-                }
+                true => self.value(b, self.plan.wide, (0, first + lane), step, coords, 1),
                 false => {
                     let dtype = self.plan.dtype();
                     b.constant(Ty::of(dtype, 1), Lit::int(dtype, 0))
@@ -389,35 +399,52 @@ impl Tiles<'_> {
         sum: Val,
     ) {
         let plan = self.plan;
-        let zeros: Vec<Expr> = plan.reduced().iter().map(|_| Expr::constant(0)).collect();
-        let (by, extents) = (self.point(row, first, &zeros), self.extents());
+        let end = self.end(row, first);
         let mut homes: BTreeMap<u16, Home> = BTreeMap::new();
-        for (i, (id, body)) in plan.stages.iter().enumerate() {
-            let body = body.map(|e| e.substitute(&by, &extents));
+        for (i, ((id, _), body)) in plan.stages.iter().zip(&end.stages).enumerate() {
             let coords = tile.coords.clone();
             let vector = (Some(self.lane()), lanes);
             let mut e =
-                Emitter::new(plan.nest, &body, self.slots, &homes, self.none, coords, vector);
+                Emitter::new(plan.nest, body, self.slots, &homes, self.none, coords, vector);
             let v = if i == 0 { sum } else { e.value(b, body.root) };
-            for (_, slot, at) in plan.outs.iter().filter(|o| o.0 == *id) {
-                let (base, at) = (b.index(0), at.substitute(&by, &extents));
-                store(b, &mut e, self.slots[*slot as usize], base, &at, v);
+            for ((_, slot, _), at) in plan.outs.iter().zip(&end.outs).filter(|(o, _)| o.0 == *id) {
+                let base = b.index(0);
+                store(b, &mut e, self.slots[*slot as usize], base, at, v);
             }
             homes.insert(*id, Home::Here(v));
         }
     }
 
-    /// The value of an operand's leaf at a place of the tile.
+    /// All stages and their places at a row and a first column of the tile.
+    fn end(&self, row: i64, first: i64) -> Rc<End> {
+        let make = || {
+            let plan = self.plan;
+            let zeros: Vec<Expr> = plan.reduced().iter().map(|_| Expr::constant(0)).collect();
+            let (by, extents) = (self.point(row, first, &zeros), self.extents());
+            let at = |e: &Expr| e.substitute(&by, &extents);
+            let stages = plan.stages.iter().map(|(_, body)| body.map(at)).collect();
+            let outs = plan.outs.iter().map(|(_, _, e)| at(e)).collect();
+            Rc::new(End { stages, outs })
+        };
+        self.ends.borrow_mut().entry((row, first)).or_insert_with(make).clone()
+    }
+
+    /// The value of an operand's leaf at a row and a first column of the tile.
     fn value(
         &self,
         b: &mut KernelBuilder,
         leaf: u32,
-        by: &[Expr],
+        (row, first): (i64, i64),
+        step: &Step,
         coords: &[Val],
         lanes: u16,
     ) -> Val {
-        let extents = self.extents();
-        let body = self.plan.stages[0].1.map(|e| e.substitute(by, &extents));
+        let make = || {
+            let (by, extents) = (self.point(row, first, step.reduced), self.extents());
+            Rc::new(self.plan.stages[0].1.map(|e| e.substitute(&by, &extents)))
+        };
+        let place = (row, first, step.number);
+        let body = self.factors.borrow_mut().entry(place).or_insert_with(make).clone();
         self.emitter(&body, coords, lanes).value(b, leaf)
     }
 

@@ -31,7 +31,7 @@ const LONGEST: i64 = 1 << 14;
 const VECTORS: i64 = 2;
 
 /// Whether blocks of rows pay. Depends on the nest alone, since the order of sums follows.
-pub fn matches(nest: &Nest, _: &Machine) -> bool {
+fn matches(nest: &Nest) -> bool {
     let Some(row) = nest.shared.checked_sub(1) else { return false };
     let kept: Vec<&Stage> = nest.stages.iter().filter(|s| s.keep != Keep::Inline).collect();
     let sizes = |s: &&Stage| {
@@ -44,7 +44,11 @@ pub fn matches(nest: &Nest, _: &Machine) -> bool {
         && !nest.stages.iter().any(dynamic)
 }
 
-pub fn build(nest: &Nest, machine: &Machine) -> Kernel {
+/// `None` where blocks of rows do not pay.
+pub fn build(nest: &Nest, machine: &Machine) -> Option<Kernel> {
+    if !matches(nest) {
+        return None;
+    }
     let mut b = KernelBuilder::new(&nest.name, machine.numerics());
     let slots = declare(nest, &mut b);
     let row = nest.shared - 1;
@@ -92,7 +96,7 @@ pub fn build(nest: &Nest, machine: &Machine) -> Kernel {
         (None, Some(last)) => emit_last(&mut b, last),
         (None, None) => {}
     }
-    b.finish()
+    Some(b.finish())
 }
 
 /// As many rows as fill some vectors, and no more than leave a block in the second cache.

@@ -245,7 +245,7 @@ fn uses(kernel: &Kernel) -> Vec<u32> {
                 | Inst::Store { .. }
                 | Inst::Barrier => {}
             }
-            inst.args().iter().for_each(|v| uses[v.0 as usize] += 1);
+            inst.for_each_arg(|v| uses[v.0 as usize] += 1);
         }
     }
     uses

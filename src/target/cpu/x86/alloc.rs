@@ -5,7 +5,7 @@
 //! allocations back in the same order.
 
 use regalloc2::{
-    Algorithm, Block as RaBlock, Function, Inst as RaInst, InstRange, MachineEnv, Operand,
+    Algorithm, Block as RaBlock, Ctx, Function, Inst as RaInst, InstRange, MachineEnv, Operand,
     OperandConstraint, OperandKind, OperandPos, Output, PRegSet, RegClass, RegallocOptions, VReg,
 };
 
@@ -118,11 +118,18 @@ impl<'f> Flat<'f> {
     }
 }
 
-/// Allocates registers; the error says what is wrong with the function.
-pub fn allocate(flat: &Flat<'_>, env: &MachineEnv, algorithm: Algorithm) -> Result<Output, String> {
+/// Allocates registers, in memory that serves one function after the other; the error says what is
+/// wrong with the function.
+pub fn allocate<'c>(
+    flat: &Flat<'_>,
+    env: &MachineEnv,
+    algorithm: Algorithm,
+    memory: &'c mut Ctx,
+) -> Result<&'c Output, String> {
     let options =
         RegallocOptions { verbose_log: false, validate_ssa: cfg!(debug_assertions), algorithm };
-    regalloc2::run(flat, env, &options).map_err(|e| format!("register allocation: {e}"))
+    regalloc2::run_with_ctx(flat, env, &options, memory)
+        .map_err(|e| format!("register allocation: {e}"))
 }
 
 impl Function for Flat<'_> {

@@ -1,9 +1,8 @@
 //! What is known of a kernel's registers before instructions are selected: how often each is read,
 //! where it is read last, and which constants deserve a register.
 
-use std::collections::HashMap;
-
 use super::Level;
+use crate::base::FastMap;
 use crate::kernel::ir::{Inst, Kernel, Lit, LoadMode, Op, Region, Ty, Val};
 
 /// A vector or float constant, by what its register holds.
@@ -52,7 +51,7 @@ pub fn analyze(kernel: &Kernel, level: Level) -> Info {
         kernel,
         info: Info { uses: vec![0; n], last: vec![0; n], region: vec![0; n], ..Info::default() },
         literals: vec![None; n],
-        weights: HashMap::new(),
+        weights: FastMap::default(),
         spans: vec![(u32::MAX, 0); n],
         factors: vec![0; n],
         loads: vec![],
@@ -80,7 +79,7 @@ struct Walk<'k> {
     info: Info,
     literals: Vec<Option<Lit>>,
     /// Reads of each constant, weighted by the loops around them.
-    weights: HashMap<ConstKey, u64>,
+    weights: FastMap<ConstKey, u64>,
     /// From where to where each register is alive; loads start at their first use.
     spans: Vec<(u32, u32)>,
     /// How often each register is a factor of a multiply-add.
@@ -105,16 +104,15 @@ impl Walk<'_> {
             .any(|i| matches!(i, Inst::Store { .. } | Inst::For { .. } | Inst::If { .. }));
         for inst in &region.insts {
             self.next += 1;
-            for (i, v) in inst.args().into_iter().enumerate() {
-                self.read(v);
-                // What no instruction reads from memory gains more from a register.
-                let first = matches!(
-                    inst,
-                    Inst::Op { op: Op::Min | Op::Max | Op::Sub | Op::Div | Op::Lt | Op::Gt, .. }
-                );
-                if first && i == 0 {
-                    self.weigh(v, 2);
-                }
+            inst.for_each_arg(|v| self.read(v));
+            // What no instruction reads from memory gains more from a register.
+            if let Inst::Op {
+                op: Op::Min | Op::Max | Op::Sub | Op::Div | Op::Lt | Op::Gt,
+                args,
+                ..
+            } = inst
+            {
+                self.weigh(args[0], 2);
             }
             match inst {
                 Inst::For { body, .. } => {

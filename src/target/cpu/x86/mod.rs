@@ -74,18 +74,28 @@ fn reject<T>(what: impl Into<String>) -> Res<T> {
     Err(Reject(what.into()))
 }
 
+/// What one thread keeps from one kernel to the next: the register allocator's memory.
+#[derive(Default)]
+pub struct Worker(regalloc2::Ctx);
+
 /// The function of a legalized kernel.
-pub fn compile(kernel: &Kernel, level: Level, effort: Effort) -> Res<Vec<u8>> {
-    Ok(emit(kernel, level, effort, false)?.bytes)
+pub fn compile(kernel: &Kernel, level: Level, effort: Effort, worker: &mut Worker) -> Res<Vec<u8>> {
+    Ok(emit(kernel, level, effort, worker, false)?.bytes)
 }
 
 /// The function as an assembly listing.
 pub fn print_assembly(kernel: &Kernel, level: Level) -> Res<String> {
-    let code = emit(kernel, level, Effort::Speed, true)?;
+    let code = emit(kernel, level, Effort::Speed, &mut Worker::default(), true)?;
     Ok(format!("{}: # {} bytes\n{}", kernel.name, code.bytes.len(), code.listing))
 }
 
-fn emit(kernel: &Kernel, level: Level, effort: Effort, list: bool) -> Res<encode::Encoded> {
+fn emit(
+    kernel: &Kernel,
+    level: Level,
+    effort: Effort,
+    worker: &mut Worker,
+    list: bool,
+) -> Res<encode::Encoded> {
     let abi = Abi::host();
     let func = select::select(kernel, level, abi)?;
     let flat = alloc::Flat::new(&func, level);
@@ -93,6 +103,7 @@ fn emit(kernel: &Kernel, level: Level, effort: Effort, list: bool) -> Res<encode
         Effort::Speed => Algorithm::Ion,
         Effort::Compile => Algorithm::Fastalloc,
     };
-    let output = alloc::allocate(&flat, &abi.env(level), algorithm).map_err(Reject)?;
-    encode::encode(&func, &flat, &output, level, abi, list).map_err(Reject)
+    let output =
+        alloc::allocate(&flat, &abi.env(level), algorithm, &mut worker.0).map_err(Reject)?;
+    encode::encode(&func, &flat, output, level, abi, list).map_err(Reject)
 }

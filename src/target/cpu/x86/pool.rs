@@ -1,12 +1,12 @@
 //! The constants of a function, which stand after its code.
 
-use std::collections::HashMap;
+use crate::base::FastMap;
 
 /// Constants of 4, 8, 32 or 64 bytes, each once.
 #[derive(Debug, Default)]
 pub struct Pool {
     entries: Vec<Vec<u8>>,
-    known: HashMap<Vec<u8>, u32>,
+    known: FastMap<Vec<u8>, u32>,
 }
 
 impl Pool {

@@ -4,9 +4,8 @@
 //! Edges out of a branch lead to blocks of their own, which hold the moves and vanish if there are
 //! none.
 
-use std::collections::HashMap;
-
 use super::{LoopScope, Scope, ScopeKind, Selector, Value};
+use crate::base::FastMap;
 use crate::kernel::ir::{self, Op, Region, Ty, Val};
 use crate::target::cpu::x86::codes::Alu;
 use crate::target::cpu::x86::frame::Abi;
@@ -125,7 +124,7 @@ impl Selector<'_> {
     }
 
     fn open(&mut self, before: BlockId, kind: ScopeKind) {
-        self.scopes.push(Scope { before, memo: HashMap::new(), kind });
+        self.scopes.push(Scope { before, memo: FastMap::default(), kind });
     }
 
     fn param(&mut self, block: BlockId, class: RegClass) -> VReg {

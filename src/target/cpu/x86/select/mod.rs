@@ -18,14 +18,13 @@ mod lanes;
 mod memory;
 mod vector;
 
-use std::collections::HashMap;
-
 use super::codes::{Fp, Shape, Width};
 use super::frame::Abi;
 use super::info::{ConstKey, Info, analyze};
 use super::inst::{Arg, BlockId, Code, Func, Inst, Mem, RegClass, Src, VReg, View};
 use super::linear::Linear;
 use super::{Level, Res, reject};
+use crate::base::FastMap;
 use crate::kernel::ir::{self, Kernel, LaneOp, Lit, Op, Region, Ty, Val};
 use compare::Compare;
 use memory::Load;
@@ -66,7 +65,7 @@ enum Memo {
 struct Scope {
     /// The block before it, where what does not depend on it is placed.
     before: BlockId,
-    memo: HashMap<Memo, VReg>,
+    memo: FastMap<Memo, VReg>,
     kind: ScopeKind,
 }
 
@@ -116,7 +115,7 @@ pub fn select(kernel: &Kernel, level: Level, abi: &Abi) -> Res<Func> {
     let mut func = Func::default();
     let here = func.block();
     let none = VReg::invalid();
-    let entry = Scope { before: here, memo: HashMap::new(), kind: ScopeKind::Entry };
+    let entry = Scope { before: here, memo: FastMap::default(), kind: ScopeKind::Entry };
     let mut selector = Selector {
         kernel,
         level,
