@@ -9,6 +9,7 @@ mod fuzz;
 mod golden;
 mod kernel_proofs;
 mod layering;
+mod maps;
 mod memory_plan;
 mod open_dims;
 mod ops;

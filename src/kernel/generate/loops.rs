@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::ordered::ordered;
+use super::ordered::{cut, ordered, ragged};
 use super::reduce::Reduction;
 use super::{pointwise, sweep};
 use crate::base::machine::Machine;
@@ -125,6 +125,26 @@ impl<'a> Anchored<'a> {
         let Some(last) = self.vector else {
             return self.at(b, point.to_vec(), (None, 1), &BTreeMap::new());
         };
+        let Some(block) = ragged(self.nest, last) else { return self.along(b, point, last) };
+        let (full, rest) = cut(self.nest, last, block);
+        let (lo, hi) = (b.index(0), b.index(self.axes[last] / block));
+        b.for_loop((lo, hi, 1), &[], |b, i, _| {
+            self.over(&full).along(b, &[point, &[i]].concat(), last + 1);
+            vec![]
+        });
+        self.over(&rest).along(b, point, last);
+    }
+
+    /// The same over a nest with other axes.
+    fn over<'n>(&self, nest: &'n Nest) -> Anchored<'n>
+    where
+        'a: 'n,
+    {
+        Anchored::of(nest, self.machine, self.slots, self.kept)
+    }
+
+    /// All places along the axis `last`, which lies in lanes.
+    fn along(&self, b: &mut KernelBuilder, point: &[Val], last: usize) {
         let all: Vec<&Resolved> = self.bodies.iter().collect();
         let cuts = sweep::segments(&all, last, self.axes[last]);
         let wide = self.bodies.iter().map(|r| lanes(self.nest, r, last, self.machine)).min();

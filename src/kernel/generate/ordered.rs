@@ -36,15 +36,48 @@ pub fn ordered(nest: &Nest) -> Option<Nest> {
     changed.then_some(out)
 }
 
+/// The size of the blocks that memory holds an axis in, where they do not divide it.
+pub fn ragged(nest: &Nest, axis: usize) -> Option<i64> {
+    let extent = nest.stages[nest.outs.first()?.stage as usize].axes[axis];
+    blocks(nest, &|a, d| a == axis && extent % d != 0 && extent > d).map(|(_, d)| d)
+}
+
+/// A nest over the full blocks of an axis, which become two axes, and one over the rest.
+pub fn cut(nest: &Nest, a: usize, block: i64) -> (Nest, Nest) {
+    let extent = nest.stages[nest.outs[0].stage as usize].axes[a];
+    let full = extent / block * block;
+    let part = |from: i64, n: i64| {
+        let axes = |axes: &[i64]| {
+            let mut axes = axes.to_vec();
+            axes[a] = n;
+            axes
+        };
+        let old = |k: usize| Expr::axis(k).plus(if k == a { from } else { 0 });
+        let coords = |map: &[Expr], _: &[i64]| {
+            let mut map = map.to_vec();
+            map[a] = map[a].plus(-from);
+            map
+        };
+        rewritten(nest, &axes, &old, &coords)
+    };
+    (split(&part(0, full), a, block), part(full, extent - full))
+}
+
 /// An axis of the kept stages that some offset sees in blocks which divide it.
 fn blocked(nest: &Nest) -> Option<(usize, i64)> {
+    let axes = &nest.stages[nest.outs.first()?.stage as usize].axes;
+    blocks(nest, &|a, d| axes[a] % d == 0)
+}
+
+/// The first axis that an offset sees in blocks, and their size, as `fits` wants them.
+fn blocks(nest: &Nest, fits: &dyn Fn(usize, i64) -> bool) -> Option<(usize, i64)> {
     let kept = |s: &u16| nest.stages[*s as usize].keep != Keep::Inline;
-    let axes = nest.stages[nest.outs.first()?.stage as usize].axes.clone();
+    let rank = nest.stages[nest.outs.first()?.stage as usize].axes.len();
     let of = |at: &Expr| {
         at.terms.iter().find_map(|(term, _)| {
             let (Term::FloorDiv(e, d) | Term::Mod(e, d)) = term else { return None };
-            let axis = (0..axes.len()).find(|a| **e == Expr::axis(*a))?;
-            (axes[axis] % d == 0).then_some((axis, *d))
+            let axis = (0..rank).find(|a| **e == Expr::axis(*a))?;
+            fits(axis, *d).then_some((axis, *d))
         })
     };
     let stored = nest.outs.iter().find_map(|o| of(&o.at));

@@ -15,7 +15,9 @@ use crate::ir::builder::Builder;
 use crate::ir::graph::{Graph, NodeId, Value};
 use crate::ir::op::{Class, OpError, Source, View, WindowKind, WindowSpec};
 
+use super::super::consts::Split;
 use super::super::fusion::{Group, Mode, groups};
+use super::fill;
 
 /// Channels of a block.
 pub const BLOCK: usize = 16;
@@ -29,31 +31,64 @@ pub enum Conv {
     Depthwise,
 }
 
+/// A group whose result goes in blocks.
+struct Chosen {
+    root: NodeId,
+    members: BTreeSet<NodeId>,
+    conv: Option<(NodeId, Conv)>,
+}
+
 /// Puts feature maps in blocks; gives the convolutions that work on them.
-pub fn block(graph: &mut Graph) -> Result<Vec<(NodeId, Conv)>, OpError> {
+pub fn block(split: &mut Split) -> Result<Vec<(NodeId, Conv)>, OpError> {
+    let graph = &split.run;
     if !graph.ids().any(|id| conv(graph, id).is_some()) {
         return Ok(vec![]);
     }
-    let chosen = Choice::of(graph).chosen();
-    let convs = chosen.iter().filter_map(|(_, conv)| *conv).collect();
-    for (root, _) in chosen {
-        let value = Value { node: root, result: 0 };
-        let users = graph.users(root);
-        let shape = graph.ty(value).shape.clone();
-        let rank = shape.0.len();
-        let mut b = Builder::new(graph);
-        b.loc = b.graph.node(root).loc.clone();
-        let attrs = [("axis", Attr::Int(1)), ("block", Attr::Int(BLOCK as i64))];
-        let stored = b.op("relayout", &[value], &attrs)?;
-        // Axes N, C / 16, 16, spatial.
-        let perm = [0, 1, rank].into_iter().chain(2..rank).map(|a| a as i64).collect();
-        let plain = b.op("transpose", &[stored], &[("perm", Attr::Ints(perm))])?;
-        let plain = b.reshape(plain, &shape)?;
+    let mut convs = vec![];
+    let mut whole: BTreeMap<Value, Value> = BTreeMap::new();
+    for Chosen { root, members, conv } in Choice::of(graph).chosen() {
+        let users = split.run.users(root);
+        let channels = channels(&split.run, Value { node: root, result: 0 }).unwrap_or(0);
+        let filled = match channels.is_multiple_of(BLOCK) {
+            true => None,
+            false => Some(fill::fill(split, (root, &members), conv, &whole)?),
+        };
+        let now = |id: NodeId| filled.as_ref().map_or(id, |at| at[&id]);
+        let map = in_blocks(&mut split.run, Value { node: now(root), result: 0 })?;
+        convs.extend(conv.map(|(id, conv)| (now(id), conv)));
+        let read = match filled {
+            None => map,
+            Some(_) => {
+                let slice = fill::first(&mut Builder::new(&mut split.run), map, channels)?;
+                whole.insert(slice, map);
+                slice
+            }
+        };
         for (_, user, operand) in users {
-            graph.set_operand(user, operand as usize, plain);
+            split.run.set_operand(user, operand as usize, read);
+        }
+        if filled.is_some() {
+            let order = split.run.topological();
+            for id in order.into_iter().rev().filter(|id| members.contains(id)) {
+                split.run.remove(id);
+            }
         }
     }
     Ok(convs)
+}
+
+/// A map stored in blocks, and views that undo it.
+fn in_blocks(graph: &mut Graph, map: Value) -> Result<Value, OpError> {
+    let shape = graph.ty(map).shape.clone();
+    let rank = shape.0.len();
+    let mut b = Builder::new(graph);
+    b.loc = b.graph.node(map.node).loc.clone();
+    let attrs = [("axis", Attr::Int(1)), ("block", Attr::Int(BLOCK as i64))];
+    let stored = b.op("relayout", &[map], &attrs)?;
+    // Axes N, C / 16, 16, spatial.
+    let perm = [0, 1, rank].into_iter().chain(2..rank).map(|a| a as i64).collect();
+    let plain = b.op("transpose", &[stored], &[("perm", Attr::Ints(perm))])?;
+    b.reshape(plain, &shape)
 }
 
 /// The dense or depthwise convolution that a node is, with weights among the parameters.
@@ -113,7 +148,7 @@ impl<'a> Choice<'a> {
             (3..=5).contains(&shape.len())
                 && ty.dtype == DType::F32
                 && shape.iter().product::<usize>() > 0
-                && shape[1].is_multiple_of(BLOCK)
+                && (shape[1].is_multiple_of(BLOCK) || fill::pays(shape[1]))
                 && plain
                 && !escapes.contains(&g.root)
         };
@@ -121,21 +156,24 @@ impl<'a> Choice<'a> {
         Choice { graph, groups, member_of, blocked, stored }
     }
 
-    /// Drops values until all that is left agrees; gives roots and their convolutions.
-    fn chosen(mut self) -> Vec<(NodeId, Option<(NodeId, Conv)>)> {
+    /// Drops values until all that is left agrees; producers come before consumers.
+    fn chosen(mut self) -> Vec<Chosen> {
         loop {
-            let keeps = |i: &&usize| self.computes(**i) && self.is_read_well(**i);
+            let keeps =
+                |i: &&usize| self.computes(**i) && self.is_filled(**i) && self.is_read_well(**i);
             let kept: BTreeSet<usize> = self.blocked.iter().filter(keeps).copied().collect();
             if kept.len() == self.blocked.len() {
                 break;
             }
             self.blocked = kept;
         }
-        let with_conv = |i: &usize| {
+        let one = |i: &usize| {
             let g = &self.groups[*i];
-            (g.root, g.anchor.and_then(|a| conv(self.graph, a).map(|c| (a, c))))
+            let conv = g.anchor.and_then(|a| conv(self.graph, a).map(|c| (a, c)));
+            Chosen { root: g.root, members: g.members.clone(), conv }
         };
-        self.blocked.iter().map(with_conv).collect()
+        // Groups were found from the results to the inputs.
+        self.blocked.iter().rev().map(one).collect()
     }
 
     fn is_blocked(&self, v: Value) -> bool {
@@ -185,6 +223,44 @@ impl<'a> Choice<'a> {
         }
     }
 
+    /// Whether the group's channels are whole blocks, or can be filled up: see `fill`.
+    fn is_filled(&self, i: usize) -> bool {
+        let (graph, group) = (self.graph, &self.groups[i]);
+        let shape = |v: Value| graph.ty(v).shape.concrete().unwrap_or_default();
+        let root = shape(Value { node: group.root, result: 0 });
+        let channels = root[1];
+        // Of each member, and of what it reads from outside.
+        let outside = |v: &Value| {
+            let of = shape(*v);
+            let axis = (of.len() + 1).checked_sub(root.len());
+            self.is_blocked(*v)
+                || axis.is_none_or(|a| of[a] != channels)
+                || matches!(graph.class(v.node), Class::Source(Source::Param))
+        };
+        let member = |m: &NodeId| {
+            let node = graph.node(*m);
+            let own = shape(Value { node: *m, result: 0 });
+            let fits = own.len() == root.len() && own[1] == channels;
+            fits && match graph.class(*m) {
+                Class::Window(_) => group.anchor == Some(*m),
+                Class::Elementwise(_) => {
+                    node.operands().iter().all(|v| group.members.contains(&v.node) || outside(v))
+                }
+                Class::Source(_)
+                | Class::View(_)
+                | Class::Reduce(_)
+                | Class::Contract(_)
+                | Class::Gather { .. }
+                | Class::Scatter(_)
+                | Class::UpdateSlice { .. }
+                | Class::Sort(_)
+                | Class::Region(_)
+                | Class::Composite => false,
+            }
+        };
+        channels.is_multiple_of(BLOCK) || group.members.iter().all(member)
+    }
+
     /// Whether all that reads the group's result can take it in blocks.
     fn is_read_well(&self, i: usize) -> bool {
         let (graph, root) = (self.graph, self.groups[i].root);
@@ -203,9 +279,8 @@ impl<'a> Choice<'a> {
                     let pixel = result[2..].iter().all(|n| *n == 1);
                     *operand == 0 && (pools && pixel || stored())
                 }
-                Class::View(View::Concat { axis: 1 }) => stored(),
                 Class::Reduce(spec) => spec.axes.iter().all(|a| *a >= 2),
-                Class::Elementwise(_) => groups.all(|g| {
+                Class::View(View::Concat { axis: 1 }) | Class::Elementwise(_) => groups.all(|g| {
                     let group = &self.groups[*g];
                     self.blocked.contains(g) || group.anchor.is_none() && !group.reduces.is_empty()
                 }),

@@ -9,6 +9,7 @@
 //! that pack it, the graph of runs the views that undo it. Fusion turns those into index
 //! arithmetic, so that a tile of columns is contiguous along `n` and steps on by `w` along `k`.
 
+mod fill;
 mod maps;
 
 use crate::base::machine::Machine;
@@ -24,8 +25,9 @@ use maps::Conv;
 
 /// Chooses the layouts of feature maps and parameters of `split.run`.
 pub fn pack(split: &mut Split, machine: &Machine) -> Result<(), OpError> {
-    let convs = maps::block(&mut split.run)?;
-    let mut packed = false;
+    let convs = maps::block(split)?;
+    // Blocks may leave parameters unread, which were filled up.
+    let mut packed = !convs.is_empty();
     for (id, conv) in convs {
         let panels = Panels::of_conv(&split.run, id, conv, machine);
         if let Some(panels) = panels {
@@ -63,12 +65,7 @@ pub fn pack(split: &mut Split, machine: &Machine) -> Result<(), OpError> {
 /// Lets a node read its second operand, a parameter, from panels.
 fn repack(split: &mut Split, id: NodeId, panels: &Panels) -> Result<(), OpError> {
     let b = split.run.node(id).operands()[1];
-    let name = format!("{}@{}", split.run.node(b.node).op.str("name"), panels.label());
-    let known = split.run.params.iter().find(|p| split.run.node(**p).op.str("name") == name);
-    let value = match known {
-        Some(known) => Value { node: *known, result: 0 },
-        None => prepared(split, b, panels, &name)?,
-    };
+    let value = derived(split, b, &panels.label(), |b, x| panels.packed(b, x))?;
     let mut views = Builder::new(&mut split.run);
     views.loc = views.graph.node(id).loc.clone();
     let view = panels.unpacked(&mut views, value)?;
@@ -76,15 +73,25 @@ fn repack(split: &mut Split, id: NodeId, panels: &Panels) -> Result<(), OpError>
     Ok(())
 }
 
-/// The packed value in the recipe, and the parameter of runs that stands for it.
-fn prepared(split: &mut Split, b: Value, panels: &Panels, name: &str) -> Result<Value, OpError> {
-    let plain = split.run.node(b.node).op.str("name").to_string();
+/// The parameter of runs that the recipe makes of another one, `from`; equal labels, equal values.
+fn derived(
+    split: &mut Split,
+    from: Value,
+    label: &str,
+    make: impl FnOnce(&mut Builder, Value) -> Result<Value, OpError>,
+) -> Result<Value, OpError> {
+    let plain = split.run.node(from.node).op.str("name").to_string();
+    let name = format!("{plain}@{label}");
+    let known = split.run.params.iter().find(|p| split.run.node(**p).op.str("name") == name);
+    if let Some(known) = known {
+        return Ok(Value { node: *known, result: 0 });
+    }
     let made = split.recipe.outputs.iter().find(|o| *o.name == *plain);
     let source = made.expect("the recipe makes every parameter").value;
-    let value = panels.packed(&mut Builder::new(&mut split.recipe), source)?;
-    split.recipe.outputs.push(Output { name: name.into(), value });
+    let value = make(&mut Builder::new(&mut split.recipe), source)?;
+    split.recipe.outputs.push(Output { name: name.clone().into(), value });
     let ty = split.recipe.ty(value).clone();
-    Ok(Builder::new(&mut split.run).param(name, ty, "zeros", true))
+    Ok(Builder::new(&mut split.run).param(&name, ty, "zeros", true))
 }
 
 /// Parameters that are read only in packed form go away.
@@ -240,12 +247,7 @@ impl Panels {
         let x = transpose(b, x, &[0, 1, 3, 2])?;
         let mut x = b.reshape(x, &shape(&[self.batch, filled, k]))?;
         if filled != n {
-            let attrs = [
-                ("starts", Attr::Ints(vec![0])),
-                ("ends", Attr::Ints(vec![n as i64])),
-                ("axes", Attr::Ints(vec![1])),
-            ];
-            x = b.op("slice", &[x], &attrs)?;
+            x = slice(b, x, 1, n)?;
         }
         let ordered: Vec<usize> = self.order.iter().map(|a| self.shape[*a]).collect();
         let x = b.reshape(x, &shape(&ordered))?;
@@ -272,6 +274,16 @@ fn transpose(b: &mut Builder, x: Value, order: &[usize]) -> Result<Value, OpErro
     }
     let perm = order.iter().map(|a| *a as i64).collect();
     b.op("transpose", &[x], &[("perm", Attr::Ints(perm))])
+}
+
+/// The first elements along an axis.
+fn slice(b: &mut Builder, x: Value, axis: usize, end: usize) -> Result<Value, OpError> {
+    let attrs = [
+        ("starts", Attr::Ints(vec![0])),
+        ("ends", Attr::Ints(vec![end as i64])),
+        ("axes", Attr::Ints(vec![axis as i64])),
+    ];
+    b.op("slice", &[x], &attrs)
 }
 
 fn shape(dims: &[usize]) -> Shape {

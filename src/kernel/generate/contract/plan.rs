@@ -80,6 +80,7 @@ impl<'a> Plan<'a> {
         let kept = kept_stages(nest)?;
         let space = Space::of(nest, &kept, fixed)?;
         let (stages, outs) = space.resolved(nest, &kept);
+        let clips = space.clips();
         let Space { extents, rank, .. } = space;
         let body = &stages[0].1;
         let Leaf::Fn(ScalarFn::Mul, args) = &body.leaves[body.root as usize] else { return None };
@@ -109,7 +110,7 @@ impl<'a> Plan<'a> {
             (true, false) => (&narrow.guards, rows?),
             (false, false) => return None,
         };
-        let (tied, clips, statics) = guards(all, &extents, rank, tied_to)?;
+        let (tied, clips, statics) = guards(all, clips, &extents, rank, tied_to)?;
         let innermost = extents.len().checked_sub(1).filter(|a| *a >= rank)?;
         let long_dot = rows.is_none()
             && extents[innermost] >= LONG_DOT
@@ -214,6 +215,9 @@ struct Space {
     fixed: usize,
     rank: usize,
     point: Vec<Expr>,
+    /// Reduced axes that were cut in blocks, the last of which is not full: (the axis of blocks,
+    /// elements in all).
+    ragged: Vec<(usize, i64)>,
 }
 
 impl Space {
@@ -230,7 +234,7 @@ impl Space {
             extents.push(n);
             rank += (i < stage.axes.len()) as usize;
         }
-        let mut space = Space { extents, fixed, rank, point };
+        let mut space = Space { extents, fixed, rank, point, ragged: vec![] };
         let mut i = fixed;
         while i + 1 < space.extents.len() {
             if i + 1 != space.rank && space.in_step(nest, kept, i) {
@@ -291,7 +295,7 @@ impl Space {
             .collect();
         let rank = self.rank - (i + 1 < self.rank) as usize;
         let point = self.point.iter().map(|e| e.substitute(&by, &extents)).collect();
-        Space { extents, rank, point, ..*self }
+        Space { extents, fixed: self.fixed, rank, point, ragged: vec![] }
     }
 
     /// An axis that an access sees in groups of `d` (grouped convolutions, channels in blocks), but
@@ -310,15 +314,18 @@ impl Space {
         ats.flat_map(|at| &at.terms).find_map(|(term, _)| {
             let (Term::FloorDiv(inner, d) | Term::Mod(inner, d)) = term else { return None };
             let axis = (self.fixed..self.extents.len())
-                .find(|a| Some(*a) != columns && **inner == Expr::axis(*a))?;
-            (self.extents[axis] % d == 0).then_some((axis, *d))
+                .find(|a| Some(*a) != columns && **inner == Expr::axis(*a))
+                .filter(|a| self.ragged.iter().all(|(blocks, _)| blocks != a))?;
+            let n = self.extents[axis];
+            (n % d == 0 || axis >= self.rank && n > *d).then_some((axis, *d))
         })
     }
 
     /// Axis `i` as two: groups, and `d` elements of each.
     fn cut(&self, i: usize, d: i64) -> Space {
         let mut extents = self.extents.clone();
-        extents.splice(i..i + 1, [self.extents[i] / d, d]);
+        let n = self.extents[i];
+        extents.splice(i..i + 1, [(n as u64).div_ceil(d as u64) as i64, d]);
         let by: Vec<Expr> = (0..self.extents.len())
             .map(|k| match k {
                 k if k < i => Expr::axis(k),
@@ -327,7 +334,25 @@ impl Space {
             })
             .collect();
         let point = self.point.iter().map(|e| e.substitute(&by, &extents)).collect();
-        Space { extents, rank: self.rank + (i < self.rank) as usize, point, ..*self }
+        let moved = |&(axis, n): &(usize, i64)| (axis + (axis > i) as usize, n);
+        let mut ragged: Vec<(usize, i64)> = self.ragged.iter().map(moved).collect();
+        if n % d != 0 {
+            ragged.push((i, n));
+        }
+        let rank = self.rank + (i < self.rank) as usize;
+        Space { extents, fixed: self.fixed, rank, point, ragged }
+    }
+
+    /// The loops over the elements of blocks, where the last block is not full.
+    fn clips(&self) -> Vec<Clip> {
+        let clip = |&(axis, n): &(usize, i64)| Clip {
+            axis: axis + 1 - self.rank,
+            scale: 1,
+            rest: Expr::axis(axis).scale(self.extents[axis + 1]),
+            lo: 0,
+            hi: n,
+        };
+        self.ragged.iter().map(clip).collect()
     }
 }
 
@@ -437,15 +462,17 @@ impl<'r> Operand<'r> {
 }
 
 /// Tells the guards apart: those decided by `tied_to` and written-out steps, and those that bound a
-/// loop. `None` where a guard is neither. The third part is the first axis that is written out.
+/// loop, with `clips`. `None` where a guard is neither. The third part is the first axis that is
+/// written out.
 fn guards(
     all: &[Guard],
+    mut clips: Vec<Clip>,
     extents: &[i64],
     rank: usize,
     tied_to: usize,
 ) -> Option<(Vec<Guard>, Vec<Clip>, usize)> {
     let reduced = &extents[rank..];
-    let (mut tied, mut clips, mut statics) = (vec![], vec![], reduced.len());
+    let (mut tied, mut statics) = (vec![], reduced.len());
     for g in all {
         let mut axes = vec![];
         for (term, c) in &g.expr.terms {
