@@ -11,6 +11,9 @@ use crate::kernel::resolve::Leaf;
 
 use super::loops::resolved_stage;
 
+/// As many elements of an axis make lanes worth while.
+const FULL: i64 = 8;
+
 /// Coordinates over the new axes, of those over the old ones and the extents that they are over.
 type Coords<'f> = dyn Fn(&[Expr], &[i64]) -> Vec<Expr> + 'f;
 
@@ -23,9 +26,17 @@ pub fn ordered(nest: &Nest) -> Option<Nest> {
         changed = true;
     }
     let first = out.outs.first()?;
-    let rank = out.stages[first.stage as usize].axes.len();
-    let mut order: Vec<usize> = (0..rank).collect();
-    order.sort_by_key(|a| std::cmp::Reverse(first.at.stride(*a).unwrap_or(0)));
+    let axes = &out.stages[first.stage as usize].axes;
+    let mut order: Vec<usize> = (0..axes.len()).collect();
+    let stride = |a: usize| match axes[a] {
+        1 => i64::MAX,
+        _ => first.at.stride(a).unwrap_or(0),
+    };
+    order.sort_by_key(|a| std::cmp::Reverse(stride(*a)));
+    if let Some(read) = read_in_lanes(&out, &order) {
+        order.retain(|a| *a != read);
+        order.push(read);
+    }
     if order.iter().enumerate().any(|(i, a)| i != *a) {
         let (moved, extents) = permuted(&out, &order);
         if moved.outs.iter().all(|o| o.at.range(&extents).is_some()) {
@@ -61,6 +72,31 @@ pub fn cut(nest: &Nest, a: usize, block: i64) -> (Nest, Nest) {
         rewritten(nest, &axes, &old, &coords)
     };
     (split(&part(0, full), a, block), part(full, extent - full))
+}
+
+/// The axis along which a window (a reduction that reads more than it stores) reads elements that
+/// follow each other, if they do not along the last axis of this order.
+fn read_in_lanes(nest: &Nest, order: &[usize]) -> Option<usize> {
+    let windows = |s: &&u16| nest.stages[**s as usize].reduce.iter().product::<i64>() > 1;
+    let kept: Vec<u16> = (0..nest.stages.len() as u16)
+        .filter(|s| nest.stages[*s as usize].keep != Keep::Inline)
+        .collect();
+    let window = *kept.iter().find(windows)?;
+    let body = resolved_stage(nest, window);
+    let all = |axis: usize, strides: &[i64]| {
+        body.leaves.iter().all(|leaf| match leaf {
+            Leaf::Slot { at, .. } => at.stride(axis).is_some_and(|s| strides.contains(&s)),
+            Leaf::Stage { .. }
+            | Leaf::Axis(_)
+            | Leaf::Const(_)
+            | Leaf::Fn(..)
+            | Leaf::Guarded { .. } => true,
+        })
+    };
+    let axes = &nest.stages[window as usize].axes;
+    let last = *order.last()?;
+    let found = order.iter().copied().find(|a| axes[*a] >= FULL && all(*a, &[1]));
+    found.filter(|_| !all(last, &[0, 1]))
 }
 
 /// An axis of the kept stages that some offset sees in blocks which divide it.

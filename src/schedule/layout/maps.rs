@@ -273,11 +273,10 @@ impl<'a> Choice<'a> {
             let mut groups = self.member_of.get(user).into_iter().flatten();
             let mut stored = || groups.all(|g| self.blocked.contains(g));
             match graph.class(*user) {
+                // A pool reads blocks whatever order it stores.
                 Class::Window(spec) => {
-                    let result = graph.node(*user).results[0].shape.concrete().unwrap_or_default();
                     let pools = !matches!(spec.kind, WindowKind::Conv { .. });
-                    let pixel = result[2..].iter().all(|n| *n == 1);
-                    *operand == 0 && (pools && pixel || stored())
+                    *operand == 0 && (pools || stored())
                 }
                 Class::Reduce(spec) => spec.axes.iter().all(|a| *a >= 2),
                 Class::View(View::Concat { axis: 1 }) | Class::Elementwise(_) => groups.all(|g| {
