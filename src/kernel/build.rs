@@ -383,6 +383,11 @@ impl KernelBuilder {
         dst
     }
 
+    /// Asks for a cache line before it is needed.
+    pub fn prefetch(&mut self, at: Addr) {
+        self.push(Inst::Prefetch { at });
+    }
+
     pub fn store(&mut self, at: Addr, v: Val) {
         let valid = self.ty(v).lanes();
         self.push(Inst::Store { at, v, valid });

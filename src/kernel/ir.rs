@@ -219,6 +219,11 @@ pub enum Inst {
         v: Val,
         valid: u16,
     },
+    /// A hint: the cache line at this address is wanted before long. Nothing is read, so the address
+    /// need not lie inside the buffer.
+    Prefetch {
+        at: Addr,
+    },
     /// `body.params` are the counter, then the carried values; it yields the next carried values.
     /// Runs for `lo, lo + step, …` below `hi`; `step > 0`. Results are the last carried values.
     For {
@@ -326,7 +331,7 @@ impl Inst {
             | Inst::Lane { dst, .. }
             | Inst::Load { dst, .. } => from_ref(dst),
             Inst::For { results, .. } | Inst::If { results, .. } => results,
-            Inst::Store { .. } | Inst::Barrier => &[],
+            Inst::Store { .. } | Inst::Prefetch { .. } | Inst::Barrier => &[],
         }
     }
 
@@ -342,7 +347,7 @@ impl Inst {
             | Inst::Lane { dst, .. }
             | Inst::Load { dst, .. } => from_mut(dst),
             Inst::For { results, .. } | Inst::If { results, .. } => results,
-            Inst::Store { .. } | Inst::Barrier => &mut [],
+            Inst::Store { .. } | Inst::Prefetch { .. } | Inst::Barrier => &mut [],
         }
     }
 
@@ -361,6 +366,7 @@ impl Inst {
                 }
             }
             Inst::Store { at, v, .. } => [at.base, *v].into_iter().for_each(f),
+            Inst::Prefetch { at } => f(at.base),
             Inst::For { lo, hi, init, .. } => [lo, hi].into_iter().chain(init).for_each(|v| f(*v)),
             Inst::If { cond, .. } => f(*cond),
         }

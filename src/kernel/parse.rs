@@ -290,6 +290,10 @@ impl<'t> Builder<'t> {
             Rule::repeat => return self.repeat(part, defs),
             Rule::branch => return self.branch(part, defs),
             Rule::store => return self.store(part),
+            Rule::prefetch => {
+                let at = self.at(next(&mut part.into_inner()))?;
+                return Ok(Inst::Prefetch { at });
+            }
             Rule::barrier => return Ok(Inst::Barrier),
             _ => {}
         }
@@ -470,7 +474,11 @@ fn with_dst(mut inst: Inst, new: Val) -> Inst {
         | Inst::Fold { dst, .. }
         | Inst::Lane { dst, .. }
         | Inst::Load { dst, .. } => *dst = new,
-        Inst::Store { .. } | Inst::For { .. } | Inst::If { .. } | Inst::Barrier => {}
+        Inst::Store { .. }
+        | Inst::Prefetch { .. }
+        | Inst::For { .. }
+        | Inst::If { .. }
+        | Inst::Barrier => {}
     }
     inst
 }

@@ -294,6 +294,10 @@ impl Printer<'_> {
                 self.indent(depth);
                 self.out.push('}');
             }
+            Inst::Prefetch { at } => {
+                let at = self.at(at);
+                self.put(format_args!("prefetch {at}"));
+            }
             Inst::Barrier => self.out.push_str("barrier"),
         }
     }

@@ -201,6 +201,9 @@ impl Generator {
             _ => (LoadMode::Contig, valid as u64),
         };
         let base = self.address(room);
+        if self.rng.below(8) == 0 {
+            self.b.prefetch(Addr { buf, base, plus: 1 << 20 });
+        }
         self.b.load_as(Addr { buf, base, plus: 0 }, n, mode, valid, fill)
     }
 

@@ -282,6 +282,7 @@ impl<'k> Ranges<'k> {
             Inst::Fold { .. }
             | Inst::Load { .. }
             | Inst::Store { .. }
+            | Inst::Prefetch { .. }
             | Inst::For { .. }
             | Inst::If { .. }
             | Inst::Barrier => {}
@@ -496,6 +497,7 @@ impl<'k> Ranges<'k> {
                 | Inst::Lane { .. }
                 | Inst::Load { .. }
                 | Inst::Store { .. }
+                | Inst::Prefetch { .. }
                 | Inst::Barrier => {}
             }
         }

@@ -126,6 +126,7 @@ fn region(b: &mut KernelBuilder, old: &Region, map: &mut Map, rule: &mut dyn Rul
             | Inst::Lane { .. }
             | Inst::Load { .. }
             | Inst::Store { .. }
+            | Inst::Prefetch { .. }
             | Inst::Barrier => match rule.inst(b, inst, map) {
                 Outcome::Value(v) => map.set(inst.defs()[0], v),
                 Outcome::Done => {}
@@ -167,6 +168,7 @@ fn copy(b: &mut KernelBuilder, inst: &Inst, map: &mut Map, rule: &dyn Rule) {
         Inst::Store { at, v, valid } => {
             return b.store_valid(map.at(at), map.get(*v), *valid);
         }
+        Inst::Prefetch { at } => return b.prefetch(map.at(at)),
         Inst::Barrier => return b.push(Inst::Barrier),
         Inst::For { .. } | Inst::If { .. } => unreachable!("regions are rebuilt before"),
     };

@@ -113,7 +113,7 @@ impl Mover {
                     self.inside(then, depth);
                     self.inside(els, depth);
                 }
-                Inst::Load { .. } | Inst::Store { .. } | Inst::Barrier => {}
+                Inst::Load { .. } | Inst::Store { .. } | Inst::Prefetch { .. } | Inst::Barrier => {}
             }
             for v in inst.defs() {
                 self.depth[v.0 as usize] = target;
@@ -239,6 +239,7 @@ impl Unroller<'_> {
             | Inst::Lane { .. }
             | Inst::Load { .. }
             | Inst::Store { .. }
+            | Inst::Prefetch { .. }
             | Inst::Barrier => {
                 let mut copy = inst.clone();
                 replace_args(&mut copy, &|v| self.get(v));
@@ -266,7 +267,7 @@ fn sweep(region: &mut Region, live: &mut [bool]) {
     while let Some(mut inst) = region.insts.pop() {
         let used = inst.defs().iter().any(|v| live[v.0 as usize]);
         match &mut inst {
-            Inst::Store { .. } | Inst::Barrier => {}
+            Inst::Store { .. } | Inst::Prefetch { .. } | Inst::Barrier => {}
             Inst::For { body, .. } => {
                 if !used && !has_effect(body) {
                     continue;
@@ -302,6 +303,8 @@ fn sweep(region: &mut Region, live: &mut [bool]) {
 fn has_effect(region: &Region) -> bool {
     region.insts.iter().any(|inst| match inst {
         Inst::Store { .. } | Inst::Barrier => true,
+        // Alone it is no reason to keep a loop.
+        Inst::Prefetch { .. } => false,
         Inst::For { body, .. } => has_effect(body),
         Inst::If { then, els, .. } => has_effect(then) || has_effect(els),
         Inst::Const { .. }
@@ -361,6 +364,7 @@ impl Names {
                 | Inst::Lane { .. }
                 | Inst::Load { .. }
                 | Inst::Store { .. }
+                | Inst::Prefetch { .. }
                 | Inst::Barrier => {}
             }
         }
@@ -383,6 +387,7 @@ fn replace_args(inst: &mut Inst, get: &dyn Fn(Val) -> Val) {
                 LoadMode::Contig | LoadMode::Splat => {}
             }
         }
+        Inst::Prefetch { at } => at.base = get(at.base),
         Inst::Store { at, v, .. } => {
             at.base = get(at.base);
             *v = get(*v);

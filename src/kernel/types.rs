@@ -286,6 +286,7 @@ impl Checker<'_> {
                 self.region(els, &[], &types, depth + 1)?;
                 self.results(results, &types)
             }
+            Inst::Prefetch { at } => self.index(at.base),
             Inst::Barrier => Ok(()),
         }
     }

@@ -141,6 +141,7 @@ impl Verifier<'_> {
                 | Inst::Op { .. }
                 | Inst::Fold { .. }
                 | Inst::Lane { .. } => self.ranges.see(inst),
+                Inst::Prefetch { .. } => {}
             }
         }
         Ok(())
@@ -278,6 +279,7 @@ fn axes_of(region: &Region, around: &BTreeSet<u8>, depends: &mut BTreeMap<Val, B
             | Inst::Fold { .. }
             | Inst::Lane { .. }
             | Inst::Load { .. }
+            | Inst::Prefetch { .. }
             | Inst::Barrier => {}
         }
         for v in inst.defs() {

@@ -119,7 +119,12 @@ struct Decoder<'k> {
 impl Decoder<'_> {
     fn block(&self, region: &Region) -> Block {
         Block {
-            code: region.insts.iter().map(|i| self.inst(i)).collect(),
+            code: region
+                .insts
+                .iter()
+                .filter(|i| !matches!(i, Inst::Prefetch { .. }))
+                .map(|i| self.inst(i))
+                .collect(),
             yields: self.places(&region.yields),
         }
     }
@@ -186,6 +191,7 @@ impl Decoder<'_> {
                 results: self.places(results),
             },
             Inst::Barrier => Code::Barrier,
+            Inst::Prefetch { .. } => unreachable!("hints are left out"),
         }
     }
 

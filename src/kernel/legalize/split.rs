@@ -275,6 +275,10 @@ impl Splitter<'_> {
                 let results = self.renew(results);
                 self.b.push(Inst::If { results, cond, then, els });
             }
+            Inst::Prefetch { at } => {
+                let base = self.one(at.base);
+                self.b.prefetch(Addr { base, ..*at });
+            }
             Inst::Barrier => self.b.push(Inst::Barrier),
         }
     }

@@ -112,6 +112,7 @@ fn assert_legal(kernel: &Kernel, form: Form) {
                 | Inst::Grid { .. }
                 | Inst::Local { .. }
                 | Inst::Lane { .. }
+                | Inst::Prefetch { .. }
                 | Inst::Barrier => {}
             }
         }

@@ -64,6 +64,7 @@ fn is_plain(kernel: &Kernel, region: &Region, literals: &mut [Option<Lit>]) -> b
         | Inst::Fold { .. }
         | Inst::Load { .. }
         | Inst::Store { .. }
+        | Inst::Prefetch { .. }
         | Inst::Barrier => true,
     })
 }
@@ -158,6 +159,7 @@ impl Rule for Widen {
             | Inst::Lane { .. }
             | Inst::For { .. }
             | Inst::If { .. }
+            | Inst::Prefetch { .. }
             | Inst::Barrier => Outcome::Copy,
         }
     }

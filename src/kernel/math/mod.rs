@@ -51,6 +51,7 @@ fn has_math(region: &Region) -> bool {
         | Inst::Lane { .. }
         | Inst::Load { .. }
         | Inst::Store { .. }
+        | Inst::Prefetch { .. }
         | Inst::Barrier => false,
     })
 }
@@ -86,6 +87,7 @@ impl Rule for Expand {
             | Inst::Lane { .. }
             | Inst::Load { .. }
             | Inst::Store { .. }
+            | Inst::Prefetch { .. }
             | Inst::For { .. }
             | Inst::If { .. }
             | Inst::Barrier => Outcome::Copy,

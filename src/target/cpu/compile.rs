@@ -190,6 +190,7 @@ fn size(region: &Region) -> usize {
                 | Inst::Lane { .. }
                 | Inst::Load { .. }
                 | Inst::Store { .. }
+                | Inst::Prefetch { .. }
                 | Inst::Barrier => {}
             }
         }

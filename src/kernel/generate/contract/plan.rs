@@ -63,6 +63,15 @@ pub struct Plan<'a> {
     pub others: Vec<(usize, bool, bool)>,
 }
 
+/// Columns that lie side by side, step after step.
+#[derive(Clone, Copy)]
+pub struct Panel {
+    /// How many columns.
+    pub width: i64,
+    /// Elements from a panel to the next one.
+    pub stride: i64,
+}
+
 /// `lo ≤ scale · r + rest < hi` for the reduced axis `r`, with `scale > 0`.
 pub struct Clip {
     /// Counted from the first reduced axis.
@@ -145,19 +154,21 @@ impl<'a> Plan<'a> {
         })
     }
 
-    /// How many columns lie side by side in the wide operand, where it is packed in panels.
-    pub fn panel(&self) -> Option<i64> {
+    /// The wide operand's panels, where it is packed in panels.
+    pub fn panel(&self) -> Option<Panel> {
         let columns = Expr::axis(self.columns);
         let mut open = vec![self.wide];
         while let Some(leaf) = open.pop() {
             match &self.stages[0].1.leaves[leaf as usize] {
                 Leaf::Slot { at, .. } => {
-                    let width = at.terms.iter().find_map(|(term, _)| match term {
-                        Term::FloorDiv(inner, w) if **inner == columns => Some(*w),
+                    let panel = at.terms.iter().find_map(|(term, stride)| match term {
+                        Term::FloorDiv(inner, width) if **inner == columns => {
+                            Some(Panel { width: *width, stride: *stride })
+                        }
                         _ => None,
                     });
-                    if width.is_some() {
-                        return width;
+                    if panel.is_some() {
+                        return panel;
                     }
                 }
                 Leaf::Fn(_, args) => open.extend(args),

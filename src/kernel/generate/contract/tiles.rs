@@ -18,9 +18,12 @@ use crate::base::machine::Machine;
 use crate::ir::index::{Expr, Guard};
 use crate::kernel::build::KernelBuilder;
 use crate::kernel::emit::{Emitter, Home};
-use crate::kernel::ir::{Buf, Kernel, Lit, Op, Ty, Val};
-use crate::kernel::resolve::Resolved;
+use crate::kernel::ir::{Addr, Buf, Kernel, Lit, Op, Ty, Val};
+use crate::kernel::resolve::{Leaf, Resolved};
 use crate::kernel::scalar_fn::gather_lanes;
+
+/// Panels, and rows of a tile, from which fetching ahead pays.
+const FEW: i64 = 4;
 
 /// A kernel whose grid points are the tiles.
 pub fn build(plan: &Plan, tiling: &Tiling, machine: &Machine) -> Kernel {
@@ -74,6 +77,16 @@ struct Tile<'k> {
     band: &'k Band,
     kind: &'k Kind,
     coords: Vec<Val>,
+    ahead: Option<Ahead>,
+}
+
+/// What a tile fetches of the next panel of weights, so that its first tile need not wait for them.
+#[derive(Clone, Copy)]
+struct Ahead {
+    /// Elements from a step's first one of this panel to what this tile fetches of the next one.
+    skip: Val,
+    /// Vectors a step: the tiles along the rows share a panel.
+    vectors: i64,
 }
 
 /// One step of the sum.
@@ -180,7 +193,8 @@ impl Tiles<'_> {
             if kind.to == kind.from + 1 {
                 coords[columns] = b.index(kind.from);
             }
-            self.tile(b, &Tile { band, kind, coords });
+            let ahead = self.ahead(b, band, kind, &coords);
+            self.tile(b, &Tile { band, kind, coords, ahead });
         };
         if at + 1 == self.tiling.kinds.len() {
             return fixed(b);
@@ -198,6 +212,38 @@ impl Tiles<'_> {
                 vec![]
             },
         );
+    }
+
+    fn ahead(
+        &self,
+        b: &mut KernelBuilder,
+        band: &Band,
+        kind: &Kind,
+        coords: &[Val],
+    ) -> Option<Ahead> {
+        let (plan, &Tiling { width, across, down, lanes, .. }) = (self.plan, self.tiling);
+        let panel = plan.panel()?;
+        let rows = plan.rows?;
+        if panel.width != width || across < FEW || band.rows < FEW || kind.pieces.len() < 2 {
+            return None;
+        }
+        // All tiles that read the panel, by their number: the innermost axis counts rows.
+        let (mut number, mut count) = (b.index(0), 1);
+        for (axis, ..) in plan.others.iter().filter(|(_, wide, narrow)| !wide && *narrow) {
+            number = b.times(number, plan.extents[*axis]);
+            number = b.add(number, coords[*axis]);
+            count *= plan.extents[*axis];
+        }
+        let height = b.index(band.rows);
+        let tile = b.op(Op::Div, &[coords[rows], height]);
+        number = b.times(number, down);
+        number = b.add(number, tile);
+        let all = width / lanes as i64;
+        let vectors = (all as u64).div_ceil((count * down) as u64) as i64;
+        let last = b.index((all - 1) / vectors);
+        let number = b.op(Op::Min, &[number, last]);
+        let first = b.times(number, vectors * lanes as i64);
+        Some(Ahead { skip: b.offset(first, panel.stride), vectors })
     }
 
     fn tile(&self, b: &mut KernelBuilder, tile: &Tile) {
@@ -309,6 +355,22 @@ impl Tiles<'_> {
         sums
     }
 
+    /// Asks for the tile's share of the next panel, as far as this step goes.
+    fn fetch_ahead(&self, b: &mut KernelBuilder, tile: &Tile, coords: &[Val], step: &Step) {
+        let wide = &self.plan.stages[0].1.leaves[self.plan.wide as usize];
+        let (Some(Ahead { skip, vectors }), Leaf::Slot { slot, at }) = (tile.ahead, wide) else {
+            return;
+        };
+        let at = at.substitute(&self.point(0, 0, step.reduced), &self.extents());
+        let (empty, zero) = (Resolved::default(), b.index(0));
+        let mut e = self.emitter(&empty, coords, 1);
+        let addr = e.addr(b, self.slots[*slot as usize], zero, &at, 0);
+        let base = b.add(addr.base, skip);
+        for i in 0..vectors {
+            b.prefetch(Addr { base, plus: addr.plus + i * self.tiling.lanes as i64, ..addr });
+        }
+    }
+
     /// One product added to each sum of the tile.
     fn step(
         &self,
@@ -318,6 +380,7 @@ impl Tiles<'_> {
         step: &Step,
         sums: &mut [Val],
     ) {
+        self.fetch_ahead(b, tile, coords, step);
         let pieces = &tile.kind.pieces;
         let mut wides: Vec<Option<(Val, Option<Val>)>> = vec![];
         for ((first, lanes), status) in pieces.iter().zip(step.status) {

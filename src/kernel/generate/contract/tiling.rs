@@ -76,7 +76,7 @@ impl Tiling {
         let panel = match plan.lanewise {
             // Each row of a vector has an operand of its own: there is nothing to share.
             true => Some(1),
-            false => plan.panel().filter(|w| w % lanes == 0).map(|w| w / lanes),
+            false => plan.panel().map(|p| p.width).filter(|w| w % lanes == 0).map(|w| w / lanes),
         };
         let (vectors, most) = tile(m, n, panel, lanes, machine);
         let down = (m as u64).div_ceil(most as u64) as i64;

@@ -165,7 +165,8 @@ impl Emitter<'_> {
                 self.for_loop(results, (*lo, *hi, *step), init, body)?;
             }
             Inst::If { results, cond, then, els } => self.branch(results, *cond, then, els)?,
-            Inst::Barrier => {}
+            // Cranelift has no such instruction.
+            Inst::Prefetch { .. } | Inst::Barrier => {}
         }
         Ok(())
     }
@@ -243,6 +244,7 @@ fn uses(kernel: &Kernel) -> Vec<u32> {
                 | Inst::Lane { .. }
                 | Inst::Load { .. }
                 | Inst::Store { .. }
+                | Inst::Prefetch { .. }
                 | Inst::Barrier => {}
             }
             inst.for_each_arg(|v| uses[v.0 as usize] += 1);

@@ -146,6 +146,7 @@ impl Walk<'_> {
                 | Inst::Lane { .. }
                 | Inst::Load { .. }
                 | Inst::Store { .. }
+                | Inst::Prefetch { .. }
                 | Inst::Barrier => {}
             }
             for v in inst.defs() {

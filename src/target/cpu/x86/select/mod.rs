@@ -469,6 +469,10 @@ impl Selector<'_> {
                 self.for_loop(results, (*lo, *hi, *step), init, body, *unroll)?;
             }
             ir::Inst::If { results, cond, then, els } => self.branch(results, *cond, then, els)?,
+            ir::Inst::Prefetch { at } => {
+                let mem = self.address(at)?;
+                self.push(Inst::new(Code::Prefetcht1_m8).mem(mem));
+            }
             ir::Inst::Barrier => {}
         }
         Ok(())
