@@ -16,7 +16,7 @@ enum Key {
     Local(u8),
     /// Filled up with [`NONE`].
     Op(Op, [Val; 3]),
-    Lane(LaneOp, Ty, Vec<Val>),
+    Lane(LaneOp, Ty, Args),
     Fold(Combine, Val),
 }
 
@@ -236,7 +236,7 @@ impl KernelBuilder {
         };
         let mut key = [NONE; 3];
         key[..args.len()].copy_from_slice(args);
-        self.pure(Key::Op(op, key), ty, |dst| Inst::Op { dst, op, args: args.to_vec() })
+        self.pure(Key::Op(op, key), ty, |dst| Inst::Op { dst, op, args: args.into() })
     }
 
     /// Exact folding: `Index` arithmetic, and operations that give back an operand.
@@ -320,8 +320,8 @@ impl KernelBuilder {
     }
 
     pub fn lane(&mut self, op: LaneOp, ty: Ty, args: &[Val]) -> Val {
-        let key = Key::Lane(op.clone(), ty, args.to_vec());
-        self.pure(key, ty, |dst| Inst::Lane { dst, op, args: args.to_vec() })
+        let key = Key::Lane(op.clone(), ty, args.into());
+        self.pure(key, ty, |dst| Inst::Lane { dst, op, args: args.into() })
     }
 
     /// A scalar in every lane; itself for one lane.

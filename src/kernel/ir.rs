@@ -173,6 +173,9 @@ pub enum LoadMode {
     Gather(Val),
 }
 
+/// Operands of an instruction: four or fewer, for all but long concatenations.
+pub type Args = smallvec::SmallVec<[Val; 4]>;
+
 #[derive(Clone, PartialEq, Debug)]
 pub enum Inst {
     /// An element in every lane of the register.
@@ -193,7 +196,7 @@ pub enum Inst {
     Op {
         dst: Val,
         op: Op,
-        args: Vec<Val>,
+        args: Args,
     },
     /// All lanes combined by a halving tree: lane i with lane i + n/2. `Sum`, `Prod`, `Max`, `Min`
     /// (with the instruction's NaN rule, lower lane first), `Any`, `All`.
@@ -205,7 +208,7 @@ pub enum Inst {
     Lane {
         dst: Val,
         op: LaneOp,
-        args: Vec<Val>,
+        args: Args,
     },
     Load {
         dst: Val,

@@ -371,7 +371,7 @@ impl<'t> Builder<'t> {
             _ => return fail(&word, format!("`{name}` takes no number and no list")),
         };
         if let Some(op) = lane {
-            return Ok(Inst::Lane { dst, op, args });
+            return Ok(Inst::Lane { dst, op, args: args.into() });
         }
         if let Some(combine) = name.strip_prefix("fold.") {
             let known = COMBINES.into_iter().find(|c| combine_name(*c) == combine);
@@ -381,7 +381,7 @@ impl<'t> Builder<'t> {
             };
         }
         match OPS.into_iter().find(|op| op_name(*op) == name) {
-            Some(op) => Ok(Inst::Op { dst, op, args }),
+            Some(op) => Ok(Inst::Op { dst, op, args: args.into() }),
             None => fail(&word, format!("no instruction is called `{name}`")),
         }
     }

@@ -44,6 +44,11 @@ impl Map<'_> {
         vals.iter().map(|v| self.get(*v)).collect()
     }
 
+    /// As [`Map::all`], for the operands of one instruction.
+    pub fn args(&self, vals: &[Val]) -> Args {
+        vals.iter().map(|v| self.get(*v)).collect()
+    }
+
     pub fn at(&self, at: &Addr) -> Addr {
         Addr { base: self.get(at.base), ..*at }
     }
@@ -158,9 +163,9 @@ fn copy(b: &mut KernelBuilder, inst: &Inst, map: &mut Map, rule: &dyn Rule) {
         Inst::Const { dst, value } => (dst, b.constant(ty(dst), *value)),
         Inst::Grid { dst, axis } => (dst, b.grid(*axis)),
         Inst::Local { dst, axis } => (dst, b.local(*axis)),
-        Inst::Op { dst, op, args } => (dst, b.op(*op, &map.all(args))),
+        Inst::Op { dst, op, args } => (dst, b.op(*op, &map.args(args))),
         Inst::Fold { dst, combine, v } => (dst, b.fold(*combine, map.get(*v))),
-        Inst::Lane { dst, op, args } => (dst, b.lane(op.clone(), ty(dst), &map.all(args))),
+        Inst::Lane { dst, op, args } => (dst, b.lane(op.clone(), ty(dst), &map.args(args))),
         Inst::Load { dst, at, mode, valid, fill } => {
             let lanes = map.old.ty(*dst).lanes();
             (dst, b.load_as(map.at(at), lanes, map.mode(*mode), *valid, *fill))

@@ -36,12 +36,12 @@ impl Splitter<'_> {
             LoadMode::Splat if valid == n && d.bytes() >= 4 => {
                 let each = self.native(ty);
                 let v = self.b.load_splat(addr(0), each);
-                self.set(dst, each, vec![v; (n / each) as usize]);
+                self.set(dst, each, Args::from_elem(v, (n / each) as usize));
             }
             LoadMode::Splat => {
                 let v = self.b.load(addr(0), 1);
                 let rest = self.b.constant(Ty::of(d, 1), fill);
-                let vals = (0..n).map(|l| if l < valid { v } else { rest }).collect();
+                let vals = (0..n).map(|l| if l < valid { v } else { rest });
                 self.set(dst, 1, vals);
             }
             LoadMode::Gather(idx) => {
@@ -61,7 +61,7 @@ impl Splitter<'_> {
             }
             LoadMode::Contig => {
                 let each = self.in_memory(ty, valid);
-                let mut vals = vec![];
+                let mut vals = Args::new();
                 for l in (0..n).step_by(each as usize) {
                     vals.push(self.load_piece(addr(l), each, valid.saturating_sub(l), fill));
                 }

@@ -7,7 +7,7 @@
 //! A mask has no width of its own: it is held with as many lanes as the vectors that made it, and
 //! is converted where it selects among others.
 
-use std::rc::Rc;
+use smallvec::SmallVec;
 
 use super::Form;
 use crate::base::DType;
@@ -30,7 +30,7 @@ pub fn split(kernel: &Kernel, form: Form) -> Kernel {
 #[derive(Clone)]
 pub(super) struct Rep {
     pub each: u16,
-    pub vals: Rc<[Val]>,
+    pub vals: Args,
 }
 
 pub(super) struct Splitter<'k> {
@@ -49,18 +49,23 @@ impl Splitter<'_> {
         }
     }
 
-    pub(super) fn set(&mut self, v: Val, each: u16, vals: Vec<Val>) {
+    pub(super) fn set(&mut self, v: Val, each: u16, vals: impl IntoIterator<Item = Val>) {
+        let vals: Args = vals.into_iter().collect();
         debug_assert_eq!(each as usize * vals.len(), self.old.ty(v).lanes() as usize);
-        self.reps[v.0 as usize] = Some(Rep { each, vals: vals.into() });
+        self.reps[v.0 as usize] = Some(Rep { each, vals });
+    }
+
+    fn rep_of(&self, v: Val) -> &Rep {
+        self.reps[v.0 as usize].as_ref().expect("registers are defined before their uses")
     }
 
     pub(super) fn rep(&self, v: Val) -> Rep {
-        self.reps[v.0 as usize].clone().expect("registers are defined before their uses")
+        self.rep_of(v).clone()
     }
 
     /// The register of a value of one lane.
     pub(super) fn one(&self, v: Val) -> Val {
-        self.rep(v).vals[0]
+        self.rep_of(v).vals[0]
     }
 
     /// Lanes of the registers in which a value of this type is kept.
@@ -74,13 +79,13 @@ impl Splitter<'_> {
     }
 
     /// The registers of a value with `each` lanes in each.
-    pub(super) fn shaped(&mut self, v: Val, each: u16) -> Rc<[Val]> {
+    pub(super) fn shaped(&mut self, v: Val, each: u16) -> Args {
         let (rep, ty) = (self.rep(v), self.old.ty(v));
         if rep.each == each {
             return rep.vals;
         }
-        let vals = match ty.dtype() {
-            DType::Bool => self.mask_shaped(&rep, each),
+        let vals: Args = match ty.dtype() {
+            DType::Bool => self.mask_shaped(&rep, each).into(),
             d if each == 1 => {
                 let lanes = rep.vals.iter().flat_map(|v| (0..rep.each).map(|l| (*v, l)));
                 lanes.map(|(v, l)| self.lane(v, d, l)).collect()
@@ -101,10 +106,10 @@ impl Splitter<'_> {
                     lanes *= 2;
                     vals = vals.chunks(2).map(|pair| self.joined(pair, d, lanes)).collect();
                 }
-                vals
+                vals.into()
             }
         };
-        vals.into()
+        vals
     }
 
     /// One lane of a vector as a scalar.
@@ -228,20 +233,20 @@ impl Splitter<'_> {
                     Ty::Index => self.b.constant(ty, *value),
                     _ => self.b.constant(ty.with_lanes(each), *value),
                 };
-                self.set(*dst, each, vec![v; (ty.lanes() / each) as usize]);
+                self.set(*dst, each, Args::from_elem(v, (ty.lanes() / each) as usize));
             }
             Inst::Grid { dst, axis } => {
                 let v = self.b.grid(*axis);
-                self.set(*dst, 1, vec![v]);
+                self.set(*dst, 1, [v]);
             }
             Inst::Local { dst, axis } => {
                 let v = self.b.local(*axis);
-                self.set(*dst, 1, vec![v]);
+                self.set(*dst, 1, [v]);
             }
             Inst::Op { dst, op, args } => self.op(*dst, *op, args),
             Inst::Fold { dst, combine, v } => {
                 let folded = self.fold(*combine, *v);
-                self.set(*dst, 1, vec![folded]);
+                self.set(*dst, 1, [folded]);
             }
             Inst::Lane { dst, op, args } => self.move_lanes(*dst, op, args),
             Inst::Load { dst, at, mode, valid, fill } => {
@@ -252,7 +257,7 @@ impl Splitter<'_> {
                 let (lo, hi) = (self.one(*lo), self.one(*hi));
                 let init_vals = self.flat(init);
                 let counter = self.b.fresh(Ty::Index);
-                self.set(body.params[0], 1, vec![counter]);
+                self.set(body.params[0], 1, [counter]);
                 let mut params = vec![counter];
                 params.extend(self.renew(&body.params[1..]));
                 self.b.enter();
@@ -315,12 +320,12 @@ impl Splitter<'_> {
             _ if self.vectorizes(op, ty.dtype(), args) => self.native(ty),
             _ => 1,
         };
-        let shaped: Vec<Rc<[Val]>> = args.iter().map(|v| self.shaped(*v, each)).collect();
+        let shaped: SmallVec<[Args; 3]> = args.iter().map(|v| self.shaped(*v, each)).collect();
         let piece = |s: &mut Self, i: usize| {
-            let args: Vec<Val> = shaped.iter().map(|vals| vals[i]).collect();
+            let args: Args = shaped.iter().map(|vals| vals[i]).collect();
             s.b.op(op, &args)
         };
-        let vals = (0..shaped[0].len()).map(|i| piece(self, i)).collect();
+        let vals: Args = (0..shaped[0].len()).map(|i| piece(self, i)).collect();
         self.set(dst, each, vals);
     }
 
@@ -416,10 +421,10 @@ impl Splitter<'_> {
             LaneOp::Splat => {
                 let v = self.one(args[0]);
                 if ty.dtype() == DType::Bool {
-                    return self.set(dst, 1, vec![v; n]);
+                    return self.set(dst, 1, Args::from_elem(v, n));
                 }
                 let piece = self.b.splat(v, each);
-                self.set(dst, each, vec![piece; n / each as usize]);
+                self.set(dst, each, Args::from_elem(piece, n / each as usize));
             }
             LaneOp::Extract(lane) => {
                 let rep = self.rep(args[0]);
@@ -429,7 +434,7 @@ impl Splitter<'_> {
                     DType::Bool => self.scalar_masks(piece, rep.each)[at as usize],
                     d => self.lane(piece, d, at),
                 };
-                self.set(dst, 1, vec![v]);
+                self.set(dst, 1, [v]);
             }
             LaneOp::Insert(lane) => {
                 let each = if ty.dtype() == DType::Bool { 1 } else { each };
@@ -449,7 +454,7 @@ impl Splitter<'_> {
                 let rep = self.rep(args[0]);
                 let piece = rep.vals[(from / rep.each) as usize];
                 let part = self.part(piece, ty.dtype(), from % rep.each, each);
-                self.set(dst, each, vec![part]);
+                self.set(dst, each, [part]);
             }
             LaneOp::Slice(from) => {
                 let lanes: Vec<u16> = (0..ty.lanes()).map(|l| from + l).collect();
@@ -469,7 +474,7 @@ impl Splitter<'_> {
             LaneOp::Bitcast => {
                 let vals = self.shaped(args[0], each);
                 let part = ty.with_lanes(each);
-                let vals = vals.iter().map(|v| self.bitcast(*v, part)).collect();
+                let vals: Args = vals.iter().map(|v| self.bitcast(*v, part)).collect();
                 self.set(dst, each, vals);
             }
             LaneOp::Convert => self.convert(dst, args[0]),
@@ -502,7 +507,7 @@ impl Splitter<'_> {
                 return self.set(dst, rep.each, pieces);
             }
         }
-        let scalars = match (each, ty.dtype()) {
+        let scalars: Args = match (each, ty.dtype()) {
             (1, _) => lanes.iter().map(|l| rep.vals[*l as usize]).collect(),
             (_, DType::Bool) => {
                 let all = self.shaped(v, 1);
@@ -551,7 +556,7 @@ impl Splitter<'_> {
             }
             None => s.b.lane(LaneOp::Convert, part, &[*v]),
         };
-        let vals = vals.iter().map(|v| piece(self, v)).collect();
+        let vals: Args = vals.iter().map(|v| piece(self, v)).collect();
         self.set(dst, each, vals);
     }
 }

@@ -99,7 +99,7 @@ impl Rule for Widen {
             }
             Inst::Op { op, args, .. } => {
                 let d = dtype(args[if *op == Op::Select { 1 } else { 0 }]);
-                let args = map.all(args);
+                let args = map.args(args);
                 match d {
                     DType::Bool => on_masks(b, *op, &args),
                     d if d.is_int() && is_narrow(d) => on_narrow(b, *op, d, &args),

@@ -77,7 +77,7 @@ impl Rule for Expand {
     fn inst(&mut self, b: &mut KernelBuilder, inst: &Inst, map: &Map) -> Outcome {
         match inst {
             Inst::Op { op, args, .. } if is_math(*op) => {
-                Outcome::Value(expand(b, *op, &map.all(args)))
+                Outcome::Value(expand(b, *op, &map.args(args)))
             }
             Inst::Op { .. }
             | Inst::Const { .. }

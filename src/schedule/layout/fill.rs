@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::consts::Split;
 use super::maps::{BLOCK, Conv};
-use super::{derived, slice};
+use super::{derived, pad, slice};
 use crate::ir::attr::Attr;
 use crate::ir::builder::Builder;
 use crate::ir::graph::{NodeId, Value};
@@ -86,9 +86,7 @@ fn operand(
     debug_assert!(matches!(split.run.class(v.node), Class::Source(Source::Param)));
     let mut widths = vec![0; 2 * shape.len()];
     widths[2 * axis + 1] = (filled - channels) as i64;
-    derived(split, v, &format!("{axis}+{}", filled - channels), |b, x| {
-        b.op("pad", &[x], &[("pad", Attr::Ints(widths))])
-    })
+    derived(split, v, &format!("{axis}+{}", filled - channels), |b, x| pad(b, x, &widths))
 }
 
 /// The first `channels` of a map.
