@@ -153,7 +153,8 @@ impl Session {
 #[cfg(feature = "cpu")]
 fn cpu_engine(plan: &Plan, weights: &Weights, options: &Options) -> Result<Engine, Diagnostics> {
     let executable = plan.executable(weights, options)?;
-    let pool = (options.threads > 1).then(|| Arc::new(Pool::new(options.threads)));
+    let shared = options.threads > 1 && executable.is_shareable();
+    let pool = shared.then(|| Arc::new(Pool::new(options.threads)));
     let session = cpu::Session::with_pool(executable, pool).map_err(|e| e.diagnostic())?;
     Ok(Engine::Cpu(session))
 }

@@ -13,7 +13,7 @@ use super::layout::{Flat, Layout, Memory, byte_len};
 use super::pool::Pool;
 use super::{RunError, check_len, tensor_of};
 use crate::base::Tensor;
-use crate::schedule::program::{BufferId, LaunchId, Port, Program};
+use crate::schedule::program::{BufferId, Launch, LaunchId, Port, Program};
 use crate::target::Target;
 use crate::target::cpu::{self, Code};
 
@@ -42,6 +42,14 @@ impl Executable {
         &self.program
     }
 
+    /// Whether some launch is worth the work of several threads.
+    pub fn is_shareable(&self) -> bool {
+        self.program.launches.iter().any(|launch| {
+            let points = self.program.kernel(launch.kernel).grid_points();
+            points > 1 && work(launch) >= WORTH_SHARING
+        })
+    }
+
     /// Bytes of machine code.
     pub fn code_bytes(&self) -> usize {
         self.code.bytes()
@@ -51,6 +59,14 @@ impl Executable {
     pub fn code(&self) -> &Code {
         &self.code
     }
+}
+
+/// The least work of a launch that is shared by threads.
+const WORTH_SHARING: u64 = 400_000;
+
+/// FLOP, or what moving the bytes takes the time of.
+fn work(launch: &Launch) -> u64 {
+    launch.flops.saturating_add(launch.bytes.saturating_mul(4))
 }
 
 /// Where an input's bytes are.
@@ -142,9 +158,8 @@ impl Session {
                 Flat::Launch { id, args } => {
                     let launch = program.launch(*id);
                     let points = program.kernel(launch.kernel).grid_points();
-                    let work = launch.flops.saturating_add(launch.bytes.saturating_mul(4));
                     let function = executable.code.function(launch.kernel.0 as usize);
-                    let chunk = self.chunk(points, work);
+                    let chunk = self.chunk(points, work(launch));
                     Action::Launch { function, args: *args, points, chunk, id: *id }
                 }
                 Flat::Repeat { times, end, moves } => {
@@ -162,7 +177,6 @@ impl Session {
 
     /// Points that a thread takes at once: all of them where sharing does not pay.
     fn chunk(&self, points: u64, work: u64) -> u64 {
-        const WORTH_SHARING: u64 = 400_000;
         let threads = self.pool.as_ref().map_or(1, |p| p.threads()) as u64;
         if threads == 1 || work < WORTH_SHARING {
             return points;
