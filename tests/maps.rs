@@ -226,3 +226,53 @@ fn shuffled_groups_and_pools() {
         check(&format!("shuffled groups of {channels} channels, {size} pixels"), &graph);
     }
 }
+
+/// Windows that slide along the lanes: rows of one vector and of several, padding on both sides,
+/// steps of any size.
+#[test]
+fn windows_over_plain_maps() {
+    let cases = [
+        (3, 1, 1, [5, 7]),
+        (3, 2, 1, [9, 20]),
+        (2, 2, 0, [8, 33]),
+        (5, 4, 2, [19, 70]),
+        (3, 3, 1, [9, 31]),
+        (7, 1, 3, [10, 66]),
+        (3, 1, 1, [4, 300]),
+    ];
+    for (kernel, stride, pad, [h, w]) in cases {
+        let attrs = || {
+            vec![
+                ("kernel", Attr::Ints(vec![kernel; 2])),
+                ("stride", Attr::Ints(vec![stride; 2])),
+                ("pad", Attr::Ints(vec![pad; 2])),
+            ]
+        };
+        let name = format!("of {kernel} by {stride} with {pad} over {h}×{w}");
+        let max = net(&[2, 3, h, w], |n, x| {
+            let y = n.b.op("max_pool", &[x], &attrs()).unwrap();
+            n.output(y);
+        });
+        check(&format!("maximum {name}"), &max);
+        for counts in [true, false] {
+            let mean = net(&[2, 3, h, w], |n, x| {
+                let counts = ("count_include_pad", Attr::Bool(counts));
+                let attrs: Vec<(&str, Attr)> = attrs().into_iter().chain([counts]).collect();
+                let y = n.b.op("avg_pool", &[x], &attrs).unwrap();
+                n.output(y);
+            });
+            check(&format!("mean {name}"), &mean);
+        }
+        let each = net(&[1, 5, h, w], |n, x| {
+            let weights = n.param(&[5, 1, kernel as usize, kernel as usize]);
+            let attrs = [
+                ("stride", Attr::Ints(vec![stride; 2])),
+                ("pad", Attr::Ints(vec![pad; 2])),
+                ("groups", Attr::Int(5)),
+            ];
+            let y = n.b.op("conv2d", &[x, weights], &attrs).unwrap();
+            n.output(y);
+        });
+        check(&format!("depthwise {name}"), &each);
+    }
+}

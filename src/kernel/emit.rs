@@ -3,12 +3,14 @@
 //! An [`Emitter`] stands at one point of the loop axes (an `Index` register for each axis; along
 //! one of them, `vector`, it covers `lanes` points that follow each other) and emits the value of
 //! a leaf there. How a load is done follows from the stride of its offset along the vector axis:
-//! 1 is a vector load, 0 a broadcast, anything else a load for each lane.
+//! 1 is a vector load, 0 a broadcast, 2 and 4 are vector loads and shuffles, anything else a load
+//! for each lane.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use super::build::KernelBuilder;
-use super::ir::{Addr, Buf, Op, Ty, Val};
+use super::ir::{Addr, Buf, LaneOp, Lit, LoadMode, Op, Ty, Val};
 use super::nest::Nest;
 use super::resolve::{Leaf, Resolved};
 use super::scalar_fn::{choose, emit_fn, gather_lanes};
@@ -37,6 +39,11 @@ pub struct Emitter<'a> {
     /// The axis along which lanes lie, if there is more than one.
     pub vector: Option<usize>,
     pub lanes: u16,
+    /// Only so many lanes are read from memory, from `shift` on; the coordinates are those of the
+    /// first of them. The others hold `fill` where they are loaded, or anything.
+    pub valid: u16,
+    pub shift: u16,
+    fill: Option<Lit>,
     /// Guards that are decided by the range that the caller loops over.
     pub decided: &'a BTreeMap<Guard, bool>,
     memo: Vec<FastMap<u32, Val>>,
@@ -53,7 +60,21 @@ impl<'a> Emitter<'a> {
         (vector, lanes): (Option<usize>, u16),
     ) -> Emitter<'a> {
         let memo = vec![FastMap::default()];
-        Emitter { nest, resolved, slots, homes, coords, vector, lanes, decided, memo }
+        let valid = lanes;
+        Emitter {
+            nest,
+            resolved,
+            slots,
+            homes,
+            coords,
+            vector,
+            lanes,
+            valid,
+            shift: 0,
+            fill: None,
+            decided,
+            memo,
+        }
     }
 
     /// The register of a leaf: narrow floats as f32, bools as masks.
@@ -123,28 +144,93 @@ impl<'a> Emitter<'a> {
             _ => Some(0),
         };
         let v = match stride {
-            Some(s @ (0 | 1)) => {
+            Some(0) => {
                 let addr = self.addr(b, buf, base, at, 0);
-                if s == 1 { b.load(addr, self.lanes) } else { b.load_splat(addr, self.lanes) }
+                b.load_splat(addr, self.lanes)
+            }
+            Some(1) => {
+                let addr = self.addr(b, buf, base, at, 0);
+                self.contiguous(b, addr)
+            }
+            Some(s @ (2 | 4)) if self.lanes as i64 >= 2 * s && is_word(b.elem(buf)) => {
+                let addr = self.addr(b, buf, base, at, 0);
+                self.strided(b, addr, s as u16)
             }
             Some(s) => {
                 let first = self.addr(b, buf, base, at, 0);
-                let lane = |i: i64| Addr { plus: first.plus + i * s, ..first };
-                let lanes: Vec<Val> = (0..self.lanes as i64).map(|i| b.load(lane(i), 1)).collect();
-                gather_lanes(b, &lanes)
+                self.each(b, |_, b, i| b.load(Addr { plus: first.plus + i * s, ..first }, 1))
             }
-            None => {
-                let lanes: Vec<Val> = (0..self.lanes as i64)
-                    .map(|i| {
-                        let addr = self.addr(b, buf, base, at, i);
-                        b.load(addr, 1)
-                    })
-                    .collect();
-                gather_lanes(b, &lanes)
-            }
+            None => self.each(b, |e, b, i| {
+                let addr = e.addr(b, buf, base, at, i);
+                b.load(addr, 1)
+            }),
         };
         let dtype = b.ty(v).dtype();
         b.convert(v, dtype.compute())
+    }
+
+    /// Lanes that are loaded one by one.
+    fn each(
+        &mut self,
+        b: &mut KernelBuilder,
+        load: impl Fn(&mut Self, &mut KernelBuilder, i64) -> Val,
+    ) -> Val {
+        let read: Vec<Val> = (0..self.valid as i64).map(|i| load(self, b, i)).collect();
+        if self.valid == self.lanes {
+            return gather_lanes(b, &read);
+        }
+        let ty = b.ty(read[0]);
+        let rest = b.constant(ty, self.filling(ty.dtype()));
+        let mut lanes = vec![rest; self.lanes as usize];
+        lanes[self.shift as usize..][..read.len()].copy_from_slice(&read);
+        gather_lanes(b, &lanes)
+    }
+
+    /// Elements that follow each other.
+    fn contiguous(&self, b: &mut KernelBuilder, at: Addr) -> Val {
+        if self.valid == self.lanes {
+            return b.load(at, self.lanes);
+        }
+        let fill = self.filling(b.elem(at.buf));
+        let v = b.load_as(at, self.lanes, LoadMode::Contig, self.valid, Some(fill));
+        if self.shift == 0 {
+            return v;
+        }
+        // The lanes before come from one behind, which was filled.
+        let from = |lane: u16| lane.checked_sub(self.shift).unwrap_or(self.valid);
+        let from = (0..self.lanes).map(from).collect();
+        b.lane(LaneOp::Shuffle(from), b.ty(v), &[v])
+    }
+
+    /// Elements `s` apart: from each of `s` vectors the lanes that then lie side by side. A vector
+    /// ends with the last element that is taken, so that nothing beyond is read.
+    fn strided(&self, b: &mut KernelBuilder, first: Addr, s: u16) -> Val {
+        let (n, each) = (self.lanes, self.lanes / s);
+        let ty = Ty::of(b.elem(first.buf), n);
+        let fill = self.filling(ty.dtype());
+        let part = |b: &mut KernelBuilder, part: u16| {
+            let lanes = part * each..(part + 1) * each;
+            let lo = lanes.start.max(self.shift);
+            let hi = lanes.end.min(self.shift + self.valid);
+            if lo >= hi {
+                return b.constant(ty.with_lanes(each), fill);
+            }
+            let at = Addr { plus: first.plus + ((lo - self.shift) * s) as i64, ..first };
+            let count = (hi - lo - 1) * s + 1;
+            let v = b.load_as(at, n, LoadMode::Contig, count, Some(fill));
+            // The lanes behind the last element were filled.
+            let from = |lane: u16| if (lo..hi).contains(&lane) { (lane - lo) * s } else { count };
+            let from = (0..n).map(|l| from(lanes.start + l % each)).collect();
+            let v = b.lane(LaneOp::Shuffle(from), ty, &[v]);
+            b.lane(LaneOp::Slice(0), ty.with_lanes(each), &[v])
+        };
+        let parts: Vec<Val> = (0..s).map(|p| part(b, p)).collect();
+        b.lane(LaneOp::Concat, ty, &parts)
+    }
+
+    /// What lanes hold that are not read.
+    fn filling(&self, dtype: DType) -> Lit {
+        self.fill.unwrap_or(Lit::int(dtype, 0))
     }
 
     /// The address of `base + at` for one lane; the constant goes into the offset.
@@ -234,11 +320,15 @@ impl<'a> Emitter<'a> {
         self.branch(b, cond, then, els)
     }
 
-    /// Each lane on its own.
+    /// Each lane on its own, unless it is known now which ones are inside.
     fn divergent(&mut self, b: &mut KernelBuilder, guards: &[Guard], then: u32, els: u32) -> Val {
         let axis = self.vector.expect("lanes lie along an axis");
+        if let Some(inside) = self.inside(b, guards, axis) {
+            return self.run(b, &inside, then, els);
+        }
         let lanes: Vec<Val> = (0..self.lanes as i64)
             .map(|i| {
+                let i = i.min(self.valid as i64 - 1);
                 let mut coords = self.coords.clone();
                 coords[axis] = b.offset(coords[axis], i);
                 let mut one = Emitter::new(
@@ -255,6 +345,61 @@ impl<'a> Emitter<'a> {
             })
             .collect();
         gather_lanes(b, &lanes)
+    }
+
+    /// The valid lanes for which guards hold, if they are known now, and follow each other.
+    fn inside(&self, b: &KernelBuilder, guards: &[Guard], axis: usize) -> Option<Range<u16>> {
+        let first = b.literal(self.coords[axis])?.as_int()?;
+        let (mut lo, mut hi) = (0i64, self.valid as i64);
+        for g in guards {
+            let stride = g.expr.stride(axis)?;
+            let [(Term::Axis(_), _)] = g.expr.terms[..] else { return None };
+            let holds = |lane: &i64| {
+                let v = g.expr.constant + stride * (first + lane);
+                v >= g.lo && v < g.hi
+            };
+            // A linear expression is between two bounds in one run.
+            let run: Vec<i64> = (0..self.valid as i64).filter(holds).collect();
+            (lo, hi) = match run[..] {
+                [] => (0, 0),
+                [from, ..] => (lo.max(from), hi.min(from + run.len() as i64)),
+            };
+        }
+        Some(lo.min(hi) as u16..hi as u16)
+    }
+
+    /// Lanes of which a run is inside: it is read from its first lane on, then moved to its place.
+    fn run(&mut self, b: &mut KernelBuilder, inside: &Range<u16>, then: u32, els: u32) -> Val {
+        let axis = self.vector.expect("lanes lie along an axis");
+        let (from, count, lanes) = (inside.start, inside.len() as u16, self.lanes);
+        if count == 0 {
+            return self.value(b, els);
+        }
+        if count == self.valid {
+            return self.value(b, then);
+        }
+        let mut coords = self.coords.clone();
+        coords[axis] = b.offset(coords[axis], from as i64);
+        let (nest, resolved, slots) = (self.nest, self.resolved, self.slots);
+        let vector = (self.vector, lanes);
+        let mut run = Emitter::new(nest, resolved, slots, self.homes, self.decided, coords, vector);
+        (run.valid, run.shift) = (count, self.shift + from);
+        // Loads may bring what the other lanes hold.
+        run.fill = match (&resolved.leaves[then as usize], &resolved.leaves[els as usize]) {
+            (Leaf::Slot { slot, at }, Leaf::Const(fill)) => {
+                let plain = nest.slots[*slot as usize].dtype == fill.dtype && is_word(fill.dtype);
+                (plain && at.stride(axis) != Some(0)).then_some(*fill)
+            }
+            _ => None,
+        };
+        let (filled, v) = (run.fill.is_some(), run.value(b, then));
+        if filled {
+            return v;
+        }
+        let inside = inside.start + self.shift..inside.end + self.shift;
+        let mask: Vec<Val> = (0..lanes).map(|lane| b.condition(inside.contains(&lane))).collect();
+        let (mask, outside) = (gather_lanes(b, &mask), self.value(b, els));
+        choose(b, mask, v, outside)
     }
 
     fn branch(&mut self, b: &mut KernelBuilder, cond: Val, then: u32, els: u32) -> Val {
@@ -287,6 +432,11 @@ impl<'a> Emitter<'a> {
             for (op, bound) in [(Op::Ge, g.lo), (Op::Lt, g.hi)] {
                 let bound = b.index(bound);
                 let c = b.op(op, &[e, bound]);
+                match b.literal(c) {
+                    Some(known) if known.bits != 0 => continue,
+                    Some(_) => return c,
+                    None => {}
+                }
                 all = Some(match all {
                     Some(a) => b.op(Op::And, &[a, c]),
                     None => c,
@@ -298,4 +448,9 @@ impl<'a> Emitter<'a> {
             None => b.condition(true),
         }
     }
+}
+
+/// Whether whole vectors of the type can be shuffled.
+fn is_word(dtype: DType) -> bool {
+    dtype.bytes() >= 4
 }

@@ -1,12 +1,13 @@
 //! The generic generator: takes every nest.
 //!
-//! Pointwise nests (nothing reduced) go to `pointwise`. In all others a grid point is one point of
-//! the shared axes; each stage that is kept has its own loops, in stage order, over its own axes.
+//! Pointwise nests (nothing reduced) go to `pointwise`, and those whose stages all live at the same
+//! points to `anchored`. In all others a grid point is one point of the shared axes; each stage that is kept has its own loops, in stage order, over its own axes.
 //! The last own axis lies in lanes; a reduction along contiguous elements lies in lanes itself.
 
 use std::collections::BTreeMap;
 
-use super::ordered::{cut, ordered, ragged};
+use super::anchored::Anchored;
+use super::ordered::ordered;
 use super::reduce::Reduction;
 use super::{pointwise, sweep};
 use crate::base::machine::Machine;
@@ -72,10 +73,10 @@ fn rows(nest: &Nest, machine: &Machine, b: &mut KernelBuilder, slots: &[Buf]) {
     }
 }
 
-/// A kernel whose grid points are the places of [`Anchored`].
+/// A kernel for stages that all live at the same points.
 fn anchored(nest: &Nest, machine: &Machine, b: &mut KernelBuilder, slots: &[Buf], kept: &[u16]) {
     let anchored = Anchored::of(nest, machine, slots, kept);
-    let point = grid_point(b, anchored.around());
+    let point = grid_point(b, anchored.grid());
     anchored.emit(b, &point);
 }
 
@@ -84,105 +85,18 @@ pub fn within(b: &mut KernelBuilder, nest: &Nest, machine: &Machine, slots: &[Bu
     let kept: Vec<u16> = (0..nest.stages.len() as u16)
         .filter(|i| nest.stages[*i as usize].keep != Keep::Inline)
         .collect();
-    let anchored = Anchored::of(nest, machine, slots, &kept);
-    let around = &anchored.around()[point.len()..];
-    sweep::nested(b, around, &mut point.to_vec(), &mut |b, at| anchored.emit(b, at));
-}
-
-/// Kept stages that all live at the same points: reductions and what is made of them on the spot.
-/// Lanes lie along the last axis, or along a reduction over contiguous elements.
-struct Anchored<'a> {
-    nest: &'a Nest,
-    machine: &'a Machine,
-    slots: &'a [Buf],
-    kept: &'a [u16],
-    bodies: Vec<Resolved>,
-    axes: &'a [i64],
-    /// The axis that lies in lanes.
-    vector: Option<usize>,
-}
-
-impl<'a> Anchored<'a> {
-    fn of(nest: &'a Nest, machine: &'a Machine, slots: &'a [Buf], kept: &'a [u16]) -> Self {
-        let axes = &nest.stages[kept[0] as usize].axes[..];
-        let bodies: Vec<Resolved> = kept.iter().map(|s| resolved_stage(nest, *s)).collect();
-        let across = kept
-            .iter()
-            .zip(&bodies)
-            .filter_map(|(s, r)| Reduction::of(nest, *s, r, axes.len()))
-            .any(|r| r.lanes_along_reduction() || r.scalar_only());
-        let vector = if across { None } else { axes.len().checked_sub(1) };
-        Anchored { nest, machine, slots, kept, bodies, axes, vector }
-    }
-
-    /// The axes that the caller walks.
-    fn around(&self) -> &[i64] {
-        &self.axes[..self.vector.unwrap_or(self.axes.len())]
-    }
-
-    /// At a point of the axes around.
-    fn emit(&self, b: &mut KernelBuilder, point: &[Val]) {
-        let Some(last) = self.vector else {
-            return self.at(b, point.to_vec(), (None, 1), &BTreeMap::new());
-        };
-        let Some(block) = ragged(self.nest, last) else { return self.along(b, point, last) };
-        let (full, rest) = cut(self.nest, last, block);
-        let (lo, hi) = (b.index(0), b.index(self.axes[last] / block));
-        b.for_loop((lo, hi, 1), &[], |b, i, _| {
-            self.over(&full).along(b, &[point, &[i]].concat(), last + 1);
-            vec![]
-        });
-        self.over(&rest).along(b, point, last);
-    }
-
-    /// The same over a nest with other axes.
-    fn over<'n>(&self, nest: &'n Nest) -> Anchored<'n>
-    where
-        'a: 'n,
-    {
-        Anchored::of(nest, self.machine, self.slots, self.kept)
-    }
-
-    /// All places along the axis `last`, which lies in lanes.
-    fn along(&self, b: &mut KernelBuilder, point: &[Val], last: usize) {
-        let all: Vec<&Resolved> = self.bodies.iter().collect();
-        let cuts = sweep::segments(&all, last, self.axes[last]);
-        let wide = self.bodies.iter().map(|r| lanes(self.nest, r, last, self.machine)).min();
-        let wide = if cuts.is_some() { wide.unwrap_or(1) } else { 1 };
-        let whole =
-            || vec![sweep::Segment { lo: 0, hi: self.axes[last], decided: BTreeMap::new() }];
-        for cut in cuts.unwrap_or_else(whole) {
-            sweep::vectors(b, (cut.lo, cut.hi), wide, &mut |b, i, lanes| {
-                self.at(b, [point, &[i]].concat(), (Some(last), lanes), &cut.decided);
-            });
-        }
-    }
-
-    /// All stages at one place, each stored where it belongs.
-    fn at(
-        &self,
-        b: &mut KernelBuilder,
-        coords: Vec<Val>,
-        lanes: (Option<usize>, u16),
-        decided: &BTreeMap<Guard, bool>,
-    ) {
-        let mut homes: BTreeMap<u16, Home> = BTreeMap::new();
-        for (id, resolved) in self.kept.iter().zip(&self.bodies) {
-            let site = Place { nest: self.nest, slots: self.slots, homes: &homes, decided };
-            let v = site.value(b, *id, resolved, coords.clone(), lanes);
-            site.store_outs(b, *id, v, &coords, lanes.0);
-            homes.insert(*id, Home::Here(v));
-        }
-    }
+    Anchored::of(nest, machine, slots, &kept).emit(b, point);
 }
 
 /// What emission needs beside the point.
 #[derive(Clone, Copy)]
-struct Place<'a> {
-    nest: &'a Nest,
-    slots: &'a [Buf],
-    homes: &'a BTreeMap<u16, Home>,
-    decided: &'a BTreeMap<Guard, bool>,
+pub struct Place<'a> {
+    pub nest: &'a Nest,
+    pub slots: &'a [Buf],
+    pub homes: &'a BTreeMap<u16, Home>,
+    pub decided: &'a BTreeMap<Guard, bool>,
+    /// Lanes that are stored.
+    pub valid: u16,
 }
 
 impl Place<'_> {
@@ -195,7 +109,7 @@ impl Place<'_> {
         coords: Vec<Val>,
         lanes: (Option<usize>, u16),
     ) -> Val {
-        let Place { nest, slots, homes, decided } = *self;
+        let Place { nest, slots, homes, decided, .. } = *self;
         match Reduction::of(nest, id, resolved, coords.len()) {
             Some(r) => r.emit(b, slots, homes, decided, coords, lanes),
             None => Emitter::new(nest, resolved, slots, homes, decided, coords, lanes)
@@ -203,7 +117,7 @@ impl Place<'_> {
         }
     }
 
-    fn store_outs(
+    pub fn store_outs(
         &self,
         b: &mut KernelBuilder,
         id: u16,
@@ -231,6 +145,7 @@ impl Place<'_> {
         let coords = coords.to_vec();
         let mut e =
             Emitter::new(self.nest, &resolved, self.slots, self.homes, &none, coords, lanes);
+        e.valid = self.valid.min(lanes.1);
         store(b, &mut e, buf, base, at, v);
     }
 }
@@ -285,7 +200,8 @@ struct Row<'a> {
 
 impl Row<'_> {
     fn place<'b>(&'b self, decided: &'b BTreeMap<Guard, bool>) -> Place<'b> {
-        Place { nest: self.nest, slots: self.slots, homes: self.homes, decided }
+        let (nest, slots, valid) = (self.nest, self.slots, u16::MAX);
+        Place { nest, slots, homes: self.homes, decided, valid }
     }
 
     /// Computes one kept stage for this row, and notes where it is.
@@ -328,13 +244,12 @@ impl Row<'_> {
         let (vector, extent) = (rank - 1, own[own.len() - 1]);
         let plain = Reduction::of(self.nest, id, resolved, rank)
             .is_some_and(|r| r.lanes_along_reduction() || r.scalar_only());
-        let cuts = sweep::segments(&[resolved], vector, extent);
+        let cuts = sweep::segments([resolved], vector, extent, sweep::IN_LANES);
         let lanes = match (&cuts, plain) {
             (Some(_), false) => lanes(self.nest, resolved, vector, self.machine),
             _ => 1,
         };
-        let whole = || vec![sweep::Segment { lo: 0, hi: extent, decided: BTreeMap::new() }];
-        let cuts = cuts.unwrap_or_else(whole);
+        let cuts = cuts.unwrap_or_else(|| sweep::Segment::whole(extent));
         let mut coords = self.point.to_vec();
         sweep::nested(b, &own[..own.len() - 1], &mut coords, &mut |b, coords| {
             for cut in &cuts {
@@ -361,10 +276,10 @@ pub fn store(b: &mut KernelBuilder, e: &mut Emitter, buf: Buf, base: Val, at: &E
     let stride = e.vector.map_or(Some(0), |axis| at.stride(axis));
     if lanes == 1 || stride == Some(1) {
         let addr = e.addr(b, buf, base, at, 0);
-        b.store(addr, v);
+        b.store_valid(addr, v, e.valid.min(lanes));
         return;
     }
-    for i in 0..lanes {
+    for i in 0..lanes.min(e.valid) {
         let addr = match stride {
             Some(s) => {
                 let first = e.addr(b, buf, base, at, 0);

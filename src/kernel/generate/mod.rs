@@ -5,6 +5,7 @@
 //! number of partial results) depend on the nest alone; *machine choices* (lanes, tiles) may look
 //! at the machine and never change a bit.
 
+mod anchored;
 pub mod contract;
 pub mod loops;
 mod ordered;

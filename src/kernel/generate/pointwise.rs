@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::loops::{grid_point, lanes, store};
-use super::sweep::{self, Segment};
+use super::sweep::{self, Pieces, Segment};
 use crate::base::machine::Machine;
 use crate::ir::index::{Expr, Guard};
 use crate::kernel::build::KernelBuilder;
@@ -107,21 +107,22 @@ impl Pointwise<'_> {
         }
         let last = self.rank - 1;
         let extent = extents[last];
-        let cuts = sweep::segments(&[self.body], last, extent);
+        let cuts = sweep::segments([self.body], last, extent, sweep::IN_LANES);
         let wide = if cuts.is_some() { lanes(self.nest, self.body, last, machine) } else { 1 };
-        let whole = || vec![Segment { lo: 0, hi: extent, decided: BTreeMap::new() }];
-        let cuts = cuts.unwrap_or_else(whole);
+        let cuts = cuts.unwrap_or_else(|| Segment::whole(extent));
         if self.rank == 1 && cuts.len() == 1 && extent > CHUNK {
             return self.chunks(b, extent, wide, &cuts[0].decided);
         }
         // Outer axes go to the grid until a grid point is small.
         let work = |g: usize| extents[g..].iter().product::<i64>();
         let g = (0..last).find(|&g| work(g) <= CHUNK).unwrap_or(last);
-        let mut coords = grid_point(b, &extents[..g]);
-        sweep::nested(b, &extents[g..last], &mut coords, &mut |b, coords| {
+        let coords = grid_point(b, &extents[..g]);
+        Pieces::of(&[self.body], &extents[..last]).walk(b, &coords, &mut |b, coords, around| {
             for cut in &cuts {
+                let decided = [around, &cut.decided].into_iter().flatten();
+                let decided = decided.map(|(g, truth)| (g.clone(), *truth)).collect();
                 sweep::vectors(b, (cut.lo, cut.hi), wide, &mut |b, i, lanes| {
-                    self.point(b, [coords, &[i]].concat(), (Some(last), lanes), &cut.decided);
+                    self.point(b, [coords, &[i]].concat(), (Some(last), lanes), &decided);
                 });
             }
         });

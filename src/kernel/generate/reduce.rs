@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use super::{contract, sweep};
 use crate::base::DType;
-use crate::ir::index::Guard;
+use crate::ir::index::{Expr, Guard};
 use crate::ir::scalar::{Combine, ScalarFn};
 use crate::kernel::build::KernelBuilder;
 use crate::kernel::emit::{Emitter, Home};
@@ -30,7 +30,16 @@ pub struct Reduction<'a> {
     combine: Combine,
     /// Axes of the result: the reduced ones follow.
     rank: usize,
+    /// The last steps, written out: see [`Reduction::steps`].
+    steps: &'a [Resolved],
+    /// Lanes that are read.
+    valid: u16,
 }
+
+/// Steps of a reduction that are written out, at most.
+const WRITTEN: i64 = 32;
+/// Instructions of all of them together, at most.
+const LONGEST: usize = 512;
 
 impl<'a> Reduction<'a> {
     /// The reduction of a stage, if it is one.
@@ -43,7 +52,51 @@ impl<'a> Reduction<'a> {
         let stage = &nest.stages[id as usize];
         let combine = stage.combine?;
         debug_assert_eq!(rank, stage.axes.len());
-        Some(Reduction { nest, stage, resolved, combine, rank })
+        Some(Reduction { nest, stage, resolved, combine, rank, steps: &[], valid: u16::MAX })
+    }
+
+    /// The same with its last steps written out, of which only the first lanes are wanted.
+    pub fn written(self, steps: &'a [Resolved], valid: u16) -> Reduction<'a> {
+        Reduction { steps, valid, ..self }
+    }
+
+    /// The body at each step of the innermost reduced axes, as many axes as have few steps: then
+    /// guards that ask for the place in a window depend on the result's axes only. Nothing where
+    /// lanes lie along the reduction.
+    pub fn steps(&self) -> Vec<Resolved> {
+        if self.lanes_along_reduction() || self.scalar_only() {
+            return vec![];
+        }
+        let reduce = &self.stage.reduce;
+        let most = WRITTEN.min((LONGEST / self.resolved.leaves.len().max(1)) as i64);
+        let looped = self.looped(most);
+        let extents = self.stage.extents();
+        let mut steps: Vec<Vec<i64>> = vec![vec![]];
+        for n in &reduce[looped..] {
+            let longer =
+                |s: &Vec<i64>| (0..*n).map(|i| [&s[..], &[i]].concat()).collect::<Vec<_>>();
+            steps = steps.iter().flat_map(longer).collect();
+        }
+        if looped == reduce.len() {
+            return vec![];
+        }
+        let one = |step: &Vec<i64>| {
+            let axes = (0..self.rank + looped).map(Expr::axis);
+            let by: Vec<Expr> = axes.chain(step.iter().map(|i| Expr::constant(*i))).collect();
+            self.resolved.map(|e| e.substitute(&by, &extents))
+        };
+        steps.iter().map(one).collect()
+    }
+
+    /// How many reduced axes stay loops where the others have at most so many steps.
+    fn looped(&self, most: i64) -> usize {
+        let reduce = &self.stage.reduce;
+        let mut steps = 1i64;
+        let few = |n: &&i64| {
+            steps = steps.saturating_mul(**n);
+            (1..=most).contains(&steps)
+        };
+        reduce.len() - reduce.iter().rev().take_while(few).count()
     }
 
     /// Lanes lie along the innermost reduced axis: all accesses are contiguous along it, or do not
@@ -124,6 +177,7 @@ impl<'a> Reduction<'a> {
             coords,
             lanes,
         );
+        e.valid = self.valid.min(lanes.1);
         let root = self.resolved.root;
         // A sum of products: one multiply-add for each, rounded as the numeric class says.
         if self.combine == Combine::Sum
@@ -139,6 +193,11 @@ impl<'a> Reduction<'a> {
 
     fn join(&self, b: &mut KernelBuilder, acc: Val, v: Val) -> Val {
         let float = b.ty(v).dtype().is_float();
+        if let (Combine::Sum, Some(x), Some(y)) = (self.combine, b.literal(acc), b.literal(v))
+            && let Some(sum) = small_sum(x, y)
+        {
+            return b.constant(b.ty(acc), sum);
+        }
         match self.combine {
             Combine::Sum => b.op(Op::Add, &[acc, v]),
             Combine::Prod => b.op(Op::Mul, &[acc, v]),
@@ -158,9 +217,54 @@ impl<'a> Reduction<'a> {
     /// One ascending chain over all reduced axes.
     fn chain(&self, b: &mut KernelBuilder, site: &Site, lanes: (Option<usize>, u16)) -> Val {
         let init = self.identity(b, lanes.1);
-        self.loops(b, &self.stage.reduce, &mut vec![], init, &mut |b, at, acc| {
-            self.body(b, site, at, lanes, acc)
+        if self.steps.is_empty() {
+            return self.loops(b, &self.stage.reduce, &mut vec![], init, &mut |b, at, acc| {
+                self.body(b, site, at, lanes, acc)
+            });
+        }
+        let looped = self.looped(self.steps.len() as i64);
+        self.loops(b, &self.stage.reduce[..looped], &mut vec![], init, &mut |b, at, acc| {
+            // The expressions of a step do not mention the axes that are written out.
+            let mut at = at.to_vec();
+            at.resize(self.stage.reduce.len(), b.index(0));
+            self.steps.iter().fold(acc, |acc, step| self.step(b, site, step, (&at, lanes), acc))
         })
+    }
+
+    /// One written-out step; padding that changes nothing is left out.
+    fn step(
+        &self,
+        b: &mut KernelBuilder,
+        site: &Site,
+        step: &Resolved,
+        (at, lanes): (&[Val], (Option<usize>, u16)),
+        acc: Val,
+    ) -> Val {
+        // What a leaf is in padding only: its constant.
+        let padding = |leaf: u32| match &step.leaves[leaf as usize] {
+            Leaf::Guarded { guards, els, .. }
+                if guards.iter().any(|g| site.decided.get(g) == Some(&false)) =>
+            {
+                match step.leaves[*els as usize] {
+                    Leaf::Const(lit) => Some(lit),
+                    _ => None,
+                }
+            }
+            _ => None,
+        };
+        let root = self.resolved.root;
+        let product = match &step.leaves[root as usize] {
+            Leaf::Fn(ScalarFn::Mul, args) if self.combine == Combine::Sum => &args[..],
+            _ => &[],
+        };
+        let neutral = |lit: Lit| lit == neutral(self.combine, lit.dtype);
+        if padding(root).is_some_and(neutral)
+            || product.iter().any(|arg| padding(*arg).is_some_and(neutral))
+        {
+            return acc;
+        }
+        let step = Reduction { resolved: step, steps: &[], ..*self };
+        step.body(b, site, at, lanes, acc)
     }
 
     fn loops(
@@ -314,6 +418,16 @@ impl<'a> Reduction<'a> {
         };
         carry(b, &self.stage.reduce, &mut vec![], &[best, index], &mut step)[1]
     }
+}
+
+/// The sum of two small natural numbers, which is exact in every float: how many steps of a window
+/// lie inside.
+fn small_sum(x: Lit, y: Lit) -> Option<Lit> {
+    let natural = |l: Lit| {
+        let v = l.as_f64();
+        l.dtype.is_float() && (0.0..=128.0).contains(&v) && v.fract() == 0.0 && v.is_sign_positive()
+    };
+    (natural(x) && natural(y)).then(|| Lit::new(x.dtype, x.as_f64() + y.as_f64()))
 }
 
 /// Where a reduction is emitted.

@@ -13,13 +13,16 @@ impl Lowering<'_> {
         let args = self.region.node(id).operands().to_vec();
         let (x, rank, spatial) = (&shapes[0], result.len(), spec.kernel.len());
         let conv = matches!(spec.kind, WindowKind::Conv { .. });
-        // Coordinates: result axes, then (channel of the group for convolutions), kernel axes.
+        // Coordinates: result axes, then (channel of the group for convolutions), kernel axes. A
+        // convolution sums over channels alone where its kernel is one element.
         let first = rank + conv as usize;
+        let one = conv && spec.kernel.iter().all(|k| *k == 1);
+        let tap = |i: usize| if one { Expr::constant(0) } else { Expr::axis(first + i) };
         let mut guards = vec![];
         let mut along = |i: usize| {
             let e = Expr::axis(2 + i)
                 .scale(spec.stride[i] as i64)
-                .add(&Expr::axis(first + i).scale(spec.dilation[i] as i64))
+                .add(&tap(i).scale(spec.dilation[i] as i64))
                 .plus(-(spec.pad[i].0 as i64));
             if spec.pad[i] != (0, 0) {
                 guards.push(Guard { expr: e.clone(), lo: 0, hi: x[2 + i] as i64 });
@@ -51,10 +54,12 @@ impl Lowering<'_> {
         match spec.kind {
             WindowKind::Conv { .. } => {
                 let v = guarded(self, &mut body, Lit::new(dtype, 0.0));
-                let weight = [1, rank].into_iter().chain(first..first + spatial).map(Expr::axis);
-                let w = self.load(&mut body, args[1], IndexMap(weight.collect()));
+                let channels = [1, rank].into_iter().map(Expr::axis);
+                let weight = channels.chain((0..spatial).map(tap)).collect();
+                let w = self.load(&mut body, args[1], IndexMap(weight));
                 body.push(Scalar::Fn(ScalarFn::Mul, vec![v, w]));
-                let reduce = [&[shapes[1][1] as i64], &kernel[..]].concat();
+                let kernel = if one { &[][..] } else { &kernel };
+                let reduce = [&[shapes[1][1] as i64], kernel].concat();
                 self.stage(id, 0, result, reduce, Some(Combine::Sum), body);
             }
             WindowKind::MaxPool => {

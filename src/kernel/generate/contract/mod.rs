@@ -30,9 +30,9 @@ pub fn is_contraction(nest: &Nest) -> bool {
     Plan::of(nest, 0).is_some()
 }
 
-/// `None` where the nest is no contraction, or would need too many kinds of tiles.
+/// `None` where the nest is no contraction, shares nothing, or would need too many kinds of tiles.
 pub fn build(nest: &Nest, machine: &Machine) -> Option<Kernel> {
-    let plan = Plan::of(nest, 0)?;
+    let plan = Plan::of(nest, 0).filter(Plan::shares)?;
     let tiling = Tiling::of(&plan, machine)?;
     Some(tiles::build(&plan, &tiling, machine))
 }

@@ -154,6 +154,14 @@ impl<'a> Plan<'a> {
         })
     }
 
+    /// Whether tiles share what they load. Where no rows do, and the steps are few enough to be
+    /// written out (depthwise convolutions over plain maps), the generic loops do better.
+    pub fn shares(&self) -> bool {
+        let steps = self.reduced().iter().fold(1i64, |all, n| all.saturating_mul(*n));
+        let own = self.others.iter().any(|(_, wide, narrow)| *wide && !*narrow);
+        self.rows.is_some() || steps > STATIC || !own
+    }
+
     /// The wide operand's panels, where it is packed in panels.
     pub fn panel(&self) -> Option<Panel> {
         let columns = Expr::axis(self.columns);

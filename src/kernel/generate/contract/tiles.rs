@@ -7,6 +7,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::rc::Rc;
 
 use super::super::loops::{declare, grid_point, store};
@@ -438,19 +439,35 @@ impl Tiles<'_> {
         coords: &[Val],
         step: &Step,
     ) -> (Val, Option<Val>) {
-        let (mut values, mut inside) = (vec![], vec![]);
-        for lane in 0..lanes as i64 {
-            let holds = holds(self.plan, column + lane, step.fixed);
+        let inside: Vec<bool> =
+            (0..lanes as i64).map(|lane| holds(self.plan, column + lane, step.fixed)).collect();
+        let mut mask = vec![];
+        for holds in &inside {
+            mask.push(b.condition(*holds));
+        }
+        let mask = Some(gather_lanes(b, &mask));
+        // One run of lanes is read from its first one on, then moved to its place.
+        let from = inside.iter().position(|i| *i).unwrap_or(0) as u16;
+        let count = inside.iter().filter(|i| **i).count() as u16;
+        if inside[from as usize..].iter().take_while(|i| **i).count() == count as usize {
+            let place = (0, first + from as i64);
+            let run = self.run(b, self.plan.wide, place, step, coords, (lanes, from..from + count));
+            return (run, mask);
+        }
+        let mut values = vec![];
+        for (lane, holds) in inside.iter().enumerate() {
             values.push(match holds {
-                true => self.value(b, self.plan.wide, (0, first + lane), step, coords, 1),
+                true => {
+                    let place = (0, first + lane as i64);
+                    self.value(b, self.plan.wide, place, step, coords, 1)
+                }
                 false => {
                     let dtype = self.plan.dtype();
                     b.constant(Ty::of(dtype, 1), Lit::int(dtype, 0))
                 }
             });
-            inside.push(b.condition(holds));
         }
-        (gather_lanes(b, &values), Some(gather_lanes(b, &inside)))
+        (gather_lanes(b, &values), mask)
     }
 
     /// What is made of a sum, and where it goes.
@@ -502,13 +519,28 @@ impl Tiles<'_> {
         coords: &[Val],
         lanes: u16,
     ) -> Val {
+        self.run(b, leaf, (row, first), step, coords, (lanes, 0..lanes))
+    }
+
+    /// The same where only some lanes are read, the first of which is at that place.
+    fn run(
+        &self,
+        b: &mut KernelBuilder,
+        leaf: u32,
+        (row, first): (i64, i64),
+        step: &Step,
+        coords: &[Val],
+        (lanes, read): (u16, Range<u16>),
+    ) -> Val {
         let make = || {
             let (by, extents) = (self.point(row, first, step.reduced), self.extents());
             Rc::new(self.plan.stages[0].1.map(|e| e.substitute(&by, &extents)))
         };
         let place = (row, first, step.number);
         let body = self.factors.borrow_mut().entry(place).or_insert_with(make).clone();
-        self.emitter(&body, coords, lanes).value(b, leaf)
+        let mut emitter = self.emitter(&body, coords, lanes);
+        (emitter.shift, emitter.valid) = (read.start, read.len() as u16);
+        emitter.value(b, leaf)
     }
 
     fn emitter<'e>(&'e self, body: &'e Resolved, coords: &[Val], lanes: u16) -> Emitter<'e> {
