@@ -3,31 +3,45 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Pod;
 
 use super::dtype::DType;
 use super::shape::{Shape, TensorType};
 
-/// A cache line; vectors of lines are how owned tensors get an alignment of 64 bytes.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
 /// Owned bytes, aligned to 64.
-#[derive(Clone)]
+///
+/// They are words of which the first ones are passed over: memory of a larger alignment would not
+/// come zeroed from the system, so it would be written twice.
 pub struct AlignedBytes {
-    lines: Vec<Line>,
+    words: Vec<u64>,
+    /// Bytes before the first that is aligned.
+    skip: usize,
     len: usize,
+}
+
+const ALIGN: usize = 64;
+
+/// Words that hold `len` bytes from the first aligned one on.
+fn words(len: usize) -> usize {
+    len.div_ceil(8) + (ALIGN / 8 - 1)
 }
 
 impl AlignedBytes {
     pub fn zeroed(len: usize) -> AlignedBytes {
-        AlignedBytes { lines: bytemuck::zeroed_vec(len.div_ceil(64)), len }
+        AlignedBytes::of(vec![0; words(len)], len)
     }
 
     /// As [`AlignedBytes::zeroed`]; `None` where the system has no such amount of memory.
     pub fn try_zeroed(len: usize) -> Option<AlignedBytes> {
-        Some(AlignedBytes { lines: bytemuck::try_zeroed_vec(len.div_ceil(64)).ok()?, len })
+        let mut all = Vec::new();
+        all.try_reserve_exact(words(len)).ok()?;
+        all.resize(words(len), 0);
+        Some(AlignedBytes::of(all, len))
+    }
+
+    fn of(words: Vec<u64>, len: usize) -> AlignedBytes {
+        let skip = words.as_ptr().cast::<u8>().align_offset(ALIGN);
+        AlignedBytes { words, skip, len }
     }
 
     pub fn copy_of(bytes: &[u8]) -> AlignedBytes {
@@ -37,15 +51,21 @@ impl AlignedBytes {
     }
 }
 
+impl Clone for AlignedBytes {
+    fn clone(&self) -> AlignedBytes {
+        AlignedBytes::copy_of(self.as_ref())
+    }
+}
+
 impl AsRef<[u8]> for AlignedBytes {
     fn as_ref(&self) -> &[u8] {
-        &bytemuck::cast_slice(&self.lines)[..self.len]
+        &bytemuck::cast_slice(&self.words)[self.skip..self.skip + self.len]
     }
 }
 
 impl AsMut<[u8]> for AlignedBytes {
     fn as_mut(&mut self) -> &mut [u8] {
-        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
+        &mut bytemuck::cast_slice_mut(&mut self.words)[self.skip..self.skip + self.len]
     }
 }
 
@@ -220,4 +240,23 @@ fn byte_len(dtype: DType, shape: &[usize]) -> Option<usize> {
         .iter()
         .try_fold(dtype.bytes(), |n, d| n.checked_mul(*d))
         .filter(|n| *n <= isize::MAX as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owned_bytes_are_aligned_and_zero() {
+        for len in [0, 1, 63, 64, 65, 100_000, 5_000_000] {
+            let mut bytes = AlignedBytes::zeroed(len);
+            assert_eq!(bytes.as_ref().len(), len);
+            assert!(bytes.as_ref().iter().all(|b| *b == 0));
+            bytes.as_mut().fill(7);
+            for bytes in [bytes.clone(), bytes, AlignedBytes::try_zeroed(len).unwrap()] {
+                assert_eq!(bytes.as_ref().as_ptr().align_offset(64), 0);
+                assert_eq!(bytes.as_ref().len(), len);
+            }
+        }
+    }
 }

@@ -39,6 +39,17 @@ pub trait Scalar: Element + PartialOrd {
     fn from_num(n: Num) -> Self;
     fn unary(f: ScalarFn, x: Self) -> Self;
     fn binary(f: ScalarFn, x: Self, y: Self) -> Self;
+
+    /// `binary` of `Add`, for loops.
+    fn add(x: Self, y: Self) -> Self {
+        Self::binary(ScalarFn::Add, x, y)
+    }
+
+    /// `binary` of `Mul`, for loops.
+    fn mul(x: Self, y: Self) -> Self {
+        Self::binary(ScalarFn::Mul, x, y)
+    }
+
     /// `IsNan`, else `IsInf`.
     fn test(f: ScalarFn, x: Self) -> bool;
 }
@@ -109,6 +120,15 @@ macro_rules! float {
             }
 
             #[inline]
+            fn add(x: $t, y: $t) -> $t {
+                x + y
+            }
+
+            #[inline]
+            fn mul(x: $t, y: $t) -> $t {
+                x * y
+            }
+
             fn binary(f: ScalarFn, x: $t, y: $t) -> $t {
                 use ScalarFn::*;
                 match f {
@@ -261,7 +281,6 @@ macro_rules! narrow {
                 $t::from_f32(f32::unary(f, x.to_f32()))
             }
 
-            #[inline]
             fn binary(f: ScalarFn, x: $t, y: $t) -> $t {
                 $t::from_f32(f32::binary(f, x.to_f32(), y.to_f32()))
             }
@@ -347,7 +366,6 @@ macro_rules! int {
             }
 
             #[allow(unused_comparisons)]
-            #[inline]
             fn binary(f: ScalarFn, x: $t, y: $t) -> $t {
                 use ScalarFn::*;
                 match f {

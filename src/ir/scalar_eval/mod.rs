@@ -86,9 +86,9 @@ pub fn apply(f: ScalarFn, operands: &[Tensor], shape: &[usize]) -> Tensor {
             for_dtype!(dtype, T => {
                 let (x, y) = (&operands[0], &operands[1]);
                 match f {
-                    // What prepares weights, so that the loop knows the function.
-                    Add => zip(x, y, shape, |a, b| T::binary(Add, a, b)),
-                    Mul => zip(x, y, shape, |a, b| T::binary(Mul, a, b)),
+                    // What prepares weights, in loops of their own.
+                    Add => zip(x, y, shape, T::add),
+                    Mul => zip(x, y, shape, T::mul),
                     f => zip(x, y, shape, |a, b| T::binary(f, a, b)),
                 }
             })
