@@ -183,7 +183,13 @@ fn kernel(text: &str, steps: &[&str]) -> String {
             },
             "simplify" => dlc::kernel::simplify::simplify(&kernel),
             "legalize16" => {
-                let form = Form { vector_bytes: 16, narrowest: 16, masked: false, packed: true };
+                let form = Form {
+                    vector_bytes: 16,
+                    narrowest: 16,
+                    masked: false,
+                    packed: true,
+                    scales: false,
+                };
                 legalize_to(&kernel, form)
             }
             other => panic!("no step `{other}`"),

@@ -232,7 +232,8 @@ impl KernelBuilder {
             | Op::Cos
             | Op::Tanh
             | Op::Erf
-            | Op::Pow => first,
+            | Op::Pow
+            | Op::Scale => first,
         };
         let mut key = [NONE; 3];
         key[..args.len()].copy_from_slice(args);

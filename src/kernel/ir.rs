@@ -123,6 +123,9 @@ pub enum Op {
     Tanh,
     Erf,
     Pow,
+    /// `a · 2ᵇ` for floats and a whole `b`, rounded once. Legal on AVX-512 only, where `expand_math`
+    /// leaves it in the place of several operations.
+    Scale,
 }
 
 /// Operations across lanes, or from one element type to another.

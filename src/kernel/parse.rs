@@ -494,7 +494,7 @@ const COMBINES: [Combine; 8] = [
     Combine::ArgMin,
 ];
 
-const OPS: [Op; 37] = [
+const OPS: [Op; 38] = [
     Op::Add,
     Op::Sub,
     Op::Mul,
@@ -532,6 +532,7 @@ const OPS: [Op; 37] = [
     Op::Tanh,
     Op::Erf,
     Op::Pow,
+    Op::Scale,
 ];
 
 #[cfg(test)]

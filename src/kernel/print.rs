@@ -62,6 +62,7 @@ pub fn op_name(op: Op) -> &'static str {
         Op::Tanh => "tanh",
         Op::Erf => "erf",
         Op::Pow => "pow",
+        Op::Scale => "scale",
     }
 }
 

@@ -88,7 +88,8 @@ pub fn arity(op: Op) -> usize {
         | Op::Le
         | Op::Gt
         | Op::Ge
-        | Op::Pow => 2,
+        | Op::Pow
+        | Op::Scale => 2,
         Op::Fma | Op::Select => 3,
     }
 }
@@ -346,7 +347,8 @@ impl Checker<'_> {
             | Op::Cos
             | Op::Tanh
             | Op::Erf
-            | Op::Pow => float,
+            | Op::Pow
+            | Op::Scale => float,
         };
         ensure(ok, || format!("no {op:?} of {first:?}"))?;
         if first == Ty::Index && matches!(op, Op::Div | Op::Rem) {

@@ -91,6 +91,7 @@ macro_rules! float_fns {
                 Op::Tanh => |a, _, _| r(f64::tanh(v(a) as f64) as $t),
                 Op::Erf => |a, _, _| r(erf(v(a) as f64) as $t),
                 Op::Pow => |a, b, _| r(f64::powf(v(a) as f64, v(b) as f64) as $t),
+                Op::Scale => |a, b, _| r(libm::ldexp(v(a) as f64, v(b) as i32) as $t),
                 Op::Rem | Op::And | Op::Or | Op::Xor | Op::Not => return None,
                 Op::Shl | Op::Shr | Op::Select => return None,
             })
@@ -134,7 +135,7 @@ macro_rules! int_fns {
                 Op::Ge => |a, b, _| (v(a) >= v(b)) as u64,
                 Op::Sqrt | Op::Floor | Op::Ceil | Op::Trunc | Op::Round | Op::Fma => return None,
                 Op::Exp | Op::Expm1 | Op::Log | Op::Log1p | Op::Sin | Op::Cos => return None,
-                Op::Tanh | Op::Erf | Op::Pow | Op::Select => return None,
+                Op::Tanh | Op::Erf | Op::Pow | Op::Scale | Op::Select => return None,
             })
         }
     };
@@ -163,7 +164,7 @@ fn mask_fn(op: Op) -> Option<ElementFn> {
         Op::Sqrt | Op::Floor | Op::Ceil | Op::Trunc | Op::Round | Op::Fma => None,
         Op::Min | Op::Max | Op::Shl | Op::Shr | Op::Select => None,
         Op::Exp | Op::Expm1 | Op::Log | Op::Log1p | Op::Sin | Op::Cos => None,
-        Op::Tanh | Op::Erf | Op::Pow => None,
+        Op::Tanh | Op::Erf | Op::Pow | Op::Scale => None,
     }
 }
 

@@ -19,6 +19,11 @@ use crate::kernel::ir::{Access, Addr, Buf, Kernel, LaneOp, Ty, Val};
 use crate::kernel::nest::{Keep, Nest};
 use crate::kernel::resolve::{Leaf, Resolved, resolve};
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+/// Lanes from which a vector asks for what the next row reads.
+const FETCHED: u16 = 16;
+
 pub fn build(nest: &Nest, machine: &Machine) -> Kernel {
     let mut b = KernelBuilder::new(&nest.name, machine.numerics());
     let slots = declare(nest, &mut b);
@@ -256,6 +261,7 @@ impl Row<'_> {
                 let place = self.place(&cut.decided);
                 sweep::vectors(b, (cut.lo, cut.hi), lanes, &mut |b, i, lanes| {
                     let at = [coords, &[i]].concat();
+                    self.fetch_next_row(b, id, resolved, &at, lanes);
                     let v = place.value(b, id, resolved, at.clone(), (Some(vector), lanes));
                     place.store_outs(b, id, v, &at, Some(vector));
                     if let Some(Home::Memory { buf, base, extents }) = memory {
@@ -266,6 +272,45 @@ impl Row<'_> {
                 });
             }
         });
+    }
+}
+
+impl Row<'_> {
+    /// Asks for what the next row reads here, while this row, which the first stage has brought
+    /// close, is computed with.
+    fn fetch_next_row(
+        &self,
+        b: &mut KernelBuilder,
+        id: u16,
+        resolved: &Resolved,
+        at: &[Val],
+        lanes: u16,
+    ) {
+        let stage = &self.nest.stages[id as usize];
+        let (vector, Some(row)) = (stage.axes.len() - 1, self.shared.checked_sub(1)) else {
+            return;
+        };
+        let first = self.nest.stages.iter().position(|s| s.keep != Keep::Inline);
+        if first == Some(id as usize) || stage.combine.is_some() || lanes < FETCHED {
+            return;
+        }
+        for leaf in &resolved.leaves {
+            let Leaf::Slot { slot, at: offset } = leaf else { continue };
+            let (Some(1), Some(next @ 1..)) = (offset.stride(vector), offset.stride(row)) else {
+                continue;
+            };
+            let none = BTreeMap::new();
+            let (empty, zero) = (Resolved::default(), b.index(0));
+            let buf = self.slots[*slot as usize];
+            let of = (Some(vector), lanes);
+            let mut e =
+                Emitter::new(self.nest, &empty, self.slots, self.homes, &none, at.to_vec(), of);
+            let addr = e.addr(b, buf, zero, offset, 0);
+            let line = (LINE / b.elem(buf).bytes()) as i64;
+            for i in 0..(lanes as i64 + line - 1) / line {
+                b.prefetch(Addr { plus: addr.plus + next + i * line, ..addr });
+            }
+        }
     }
 }
 

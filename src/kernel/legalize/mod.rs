@@ -45,7 +45,7 @@ pub use widen::widen;
 use super::ir::Kernel;
 use super::math::expand_math;
 use super::simplify::dce;
-use crate::base::machine::Machine;
+use crate::base::machine::{Isa, Machine};
 
 /// What the legal form is for one machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,13 +58,16 @@ pub struct Form {
     pub masked: bool,
     /// Loads, stores and conversions of as many narrow integers as a vector has 4-byte lanes.
     pub packed: bool,
+    /// Multiplying by a power of two is one instruction.
+    pub scales: bool,
 }
 
 impl Form {
     pub fn of(machine: &Machine) -> Form {
         let vector_bytes = machine.vector_bytes;
         let narrowest = vector_bytes.min(16);
-        Form { vector_bytes, narrowest, masked: vector_bytes > 16, packed: true }
+        let scales = machine.isa == Isa::X86_64V4 && vector_bytes > 16;
+        Form { vector_bytes, narrowest, masked: vector_bytes > 16, packed: true, scales }
     }
 
     /// Lanes of the vectors that hold `n` elements of 4 or 8 bytes; 1 where none does.
@@ -84,5 +87,5 @@ pub fn legalize(kernel: &Kernel, machine: &Machine) -> Kernel {
 
 /// The kernel in a given legal form.
 pub fn legalize_to(kernel: &Kernel, form: Form) -> Kernel {
-    dce(split(&widen(&expand_math(kernel)), form))
+    dce(split(&widen(&expand_math(kernel, form.scales)), form))
 }

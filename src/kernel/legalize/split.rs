@@ -372,7 +372,8 @@ impl Splitter<'_> {
             | Op::Cos
             | Op::Tanh
             | Op::Erf
-            | Op::Pow => true,
+            | Op::Pow
+            | Op::Scale => true,
         }
     }
 

@@ -23,6 +23,7 @@ fn forms() -> impl Iterator<Item = Form> {
         narrowest,
         masked,
         packed,
+        scales: vector_bytes == 64,
     })
 }
 
@@ -155,8 +156,13 @@ fn what_fits_is_not_split() {
     let w = b.op(Op::Fma, &[v, v, v]);
     b.store(Addr { buf: y, base: zero, plus: 0 }, w);
     let kernel = b.finish();
-    let form =
-        |vector_bytes| Form { vector_bytes, narrowest: vector_bytes, masked: false, packed: false };
+    let form = |vector_bytes| Form {
+        vector_bytes,
+        narrowest: vector_bytes,
+        masked: false,
+        packed: false,
+        scales: false,
+    };
     assert_eq!(legalize_to(&kernel, form(32)), dce(kernel.clone()));
     let split = legalize_to(&kernel, form(16));
     assert_eq!(split.body.insts.len(), 1 + 3 * 2);

@@ -221,7 +221,8 @@ fn on_masks(b: &mut KernelBuilder, op: Op, v: &[Val]) -> Outcome {
         | Op::Cos
         | Op::Tanh
         | Op::Erf
-        | Op::Pow => return Outcome::Copy,
+        | Op::Pow
+        | Op::Scale => return Outcome::Copy,
     })
 }
 
@@ -258,7 +259,8 @@ fn on_narrow(b: &mut KernelBuilder, op: Op, d: DType, args: &[Val]) -> Outcome {
         | Op::Cos
         | Op::Tanh
         | Op::Erf
-        | Op::Pow => {
+        | Op::Pow
+        | Op::Scale => {
             let wide = b.op(op, args);
             Outcome::Value(wrap(b, wide, d))
         }

@@ -40,7 +40,7 @@ pub fn exp(f: &mut Floats, x: Val) -> Val {
 pub fn exp_of_sum(f: &mut Floats, x: Val, low: Option<Val>) -> Val {
     let (least, most) = f.pick((-104.0, 89.0), (-746.0, 710.0));
     let x = clamp(f, x, least, most);
-    let (_, n, mut r) = reduce(f, x);
+    let (whole, n, mut r) = reduce(f, x);
     if let Some(low) = low {
         r = f.add(r, low);
     }
@@ -48,6 +48,9 @@ pub fn exp_of_sum(f: &mut Floats, x: Val, low: Option<Val>) -> Val {
     let (one, shift) = (f.c(1.0), f.ic(1));
     let p = f.add(r, tail);
     let p = f.add(p, one);
+    if f.scales {
+        return f.op(Op::Scale, &[p, whole]);
+    }
     // In two steps, so that overflow and subnormal results come by themselves.
     let half = f.op(Op::Shr, &[n, shift]);
     let rest = f.op(Op::Sub, &[n, half]);

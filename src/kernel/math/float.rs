@@ -10,6 +10,8 @@ pub struct Floats<'b> {
     pub b: &'b mut KernelBuilder,
     pub dtype: DType,
     pub lanes: u16,
+    /// Whether the machine has `Op::Scale`.
+    pub scales: bool,
 }
 
 impl Floats<'_> {

@@ -31,12 +31,12 @@ use crate::base::DType;
 use float::Floats;
 use trig::Wave;
 
-/// Expands the mathematical functions of a well-formed kernel.
-pub fn expand_math(kernel: &Kernel) -> Cow<'_, Kernel> {
+/// Expands the mathematical functions of a well-formed kernel; `scales`: `Op::Scale` is legal.
+pub fn expand_math(kernel: &Kernel, scales: bool) -> Cow<'_, Kernel> {
     if !has_math(&kernel.body) {
         return Cow::Borrowed(kernel);
     }
-    Cow::Owned(rebuild(kernel, KernelBuilder::like(kernel), &mut Expand))
+    Cow::Owned(rebuild(kernel, KernelBuilder::like(kernel), &mut Expand { scales }))
 }
 
 fn has_math(region: &Region) -> bool {
@@ -71,13 +71,15 @@ fn is_math(op: Op) -> bool {
     )
 }
 
-struct Expand;
+struct Expand {
+    scales: bool,
+}
 
 impl Rule for Expand {
     fn inst(&mut self, b: &mut KernelBuilder, inst: &Inst, map: &Map) -> Outcome {
         match inst {
             Inst::Op { op, args, .. } if is_math(*op) => {
-                Outcome::Value(expand(b, *op, &map.args(args)))
+                Outcome::Value(expand(b, *op, &map.args(args), self.scales))
             }
             Inst::Op { .. }
             | Inst::Const { .. }
@@ -96,10 +98,10 @@ impl Rule for Expand {
 }
 
 /// The expansion of a mathematical function on f32 or f64 registers.
-fn expand(b: &mut KernelBuilder, op: Op, args: &[Val]) -> Val {
+fn expand(b: &mut KernelBuilder, op: Op, args: &[Val], scales: bool) -> Val {
     let (dtype, lanes) = (b.ty(args[0]).dtype(), b.ty(args[0]).lanes());
     debug_assert!(matches!(dtype, DType::F32 | DType::F64));
-    let f = &mut Floats { b, dtype, lanes };
+    let f = &mut Floats { b, dtype, lanes, scales };
     match op {
         Op::Exp => exp::exp(f, args[0]),
         Op::Expm1 => exp::expm1(f, args[0]),
@@ -137,6 +139,7 @@ fn expand(b: &mut KernelBuilder, op: Op, args: &[Val]) -> Val {
         | Op::Le
         | Op::Gt
         | Op::Ge
-        | Op::Select => f.op(op, args),
+        | Op::Select
+        | Op::Scale => f.op(op, args),
     }
 }

@@ -12,7 +12,7 @@ use crate::kernel::ir::{Op, Val};
 pub fn pow(f: &mut Floats, x: Val, y: Val) -> Val {
     let (dtype, lanes) = (f.dtype, f.lanes);
     let (x, y) = (f.b.convert(x, DType::F64), f.b.convert(y, DType::F64));
-    let d = &mut Floats { b: &mut *f.b, dtype: DType::F64, lanes };
+    let d = &mut Floats { b: &mut *f.b, dtype: DType::F64, lanes, scales: f.scales };
     let magnitude = power(d, x, y);
     let result = edges(d, x, y, magnitude);
     f.b.convert(result, dtype)

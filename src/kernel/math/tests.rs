@@ -18,6 +18,17 @@ const UNARY: [(Op, Exact); 8] = [
 
 /// y[i] = op(x[i] …), expanded.
 fn kernel(op: Op, dtype: DType, operands: usize, len: usize, numerics: Numerics) -> Kernel {
+    kernel_with(op, dtype, operands, len, numerics, false)
+}
+
+fn kernel_with(
+    op: Op,
+    dtype: DType,
+    operands: usize,
+    len: usize,
+    numerics: Numerics,
+    scales: bool,
+) -> Kernel {
     let mut b = KernelBuilder::new("math", numerics);
     let xs: Vec<Buf> =
         (0..operands).map(|i| b.param(&format!("x{i}"), dtype, len as u64, Access::Read)).collect();
@@ -31,7 +42,7 @@ fn kernel(op: Op, dtype: DType, operands: usize, len: usize, numerics: Numerics)
         b.store(Addr { buf: y, base, plus: 0 }, v);
         vec![]
     });
-    let expanded = expand_math(&b.finish()).into_owned();
+    let expanded = expand_math(&b.finish(), scales).into_owned();
     check_types(&expanded).unwrap();
     assert!(!has_math(&expanded.body));
     expanded
@@ -95,6 +106,34 @@ fn sweep(per_exponent: u32) -> Vec<f32> {
     }
     out.extend([f32::NAN, 0.0, -0.0, 1.0, -1.0, f32::MAX, f32::MIN, 88.72283, -103.97208]);
     out
+}
+
+/// Multiplying by a power of two in one step or in two: the same bits, subnormal results included.
+#[test]
+fn scaling_in_one_step_changes_nothing() {
+    let xs = [sweep(40), (0..4000).map(|i| -105.0 + i as f32 * 0.05).collect()].concat();
+    let len = xs.len().next_multiple_of(32);
+    for (dtype, bytes) in [(DType::F32, 4), (DType::F64, 8)] {
+        let run = |scales: bool| {
+            let kernel = kernel_with(Op::Exp, dtype, 1, len, Numerics::Fused, scales);
+            let text = crate::kernel::print::print_kernel(&kernel);
+            assert_eq!(text.contains("= scale "), scales);
+            let of = |x: &f32| match dtype {
+                DType::F32 => x.to_le_bytes().to_vec(),
+                _ => (*x as f64 * 7.1).to_le_bytes().to_vec(),
+            };
+            let mut values: Vec<u8> = xs.iter().flat_map(of).collect();
+            values.resize(len * bytes, 0);
+            let mut buffers = vec![values, vec![0; len * bytes]];
+            run_all(&kernel, &mut buffers).unwrap();
+            buffers.pop().unwrap()
+        };
+        let (one, two) = (run(true), run(false));
+        for (i, (a, b)) in one.chunks(bytes).zip(two.chunks(bytes)).enumerate() {
+            let nan = xs.get(i).is_some_and(|x| x.is_nan());
+            assert!(a == b || nan, "{dtype}: exp of {:?}", xs.get(i));
+        }
+    }
 }
 
 #[test]

@@ -69,7 +69,7 @@ fn reduce_far(f: &mut Floats, x: Val) -> Reduced {
     let (dtype, is_f32) = (f.dtype, f.is_f32());
     let signed = f.b.convert(x, DType::F64);
     let wide = f.b.op(Op::Abs, &[signed]);
-    let d = &mut Floats { b: &mut *f.b, dtype: DType::F64, lanes };
+    let d = &mut Floats { b: &mut *f.b, dtype: DType::F64, lanes, scales: f.scales };
     let pieces = match is_f32 {
         true => vec![wide],
         false => {

@@ -96,7 +96,8 @@ impl Emitter<'_> {
             | Op::Cos
             | Op::Tanh
             | Op::Erf
-            | Op::Pow => return reject(format!("{op:?}, which is expanded before emission")),
+            | Op::Pow
+            | Op::Scale => return reject(format!("{op:?}, which is expanded before emission")),
             Op::Eq | Op::Ne | Op::Lt | Op::Le | Op::Gt | Op::Ge | Op::Select => {
                 unreachable!("comparisons and selects were handled before")
             }
@@ -354,7 +355,8 @@ impl Order {
             | Op::Cos
             | Op::Tanh
             | Op::Erf
-            | Op::Pow => return None,
+            | Op::Pow
+            | Op::Scale => return None,
         })
     }
 }

@@ -58,7 +58,8 @@ impl Emitter<'_> {
             | Op::Cos
             | Op::Tanh
             | Op::Erf
-            | Op::Pow => return reject(format!("{op:?} on integers")),
+            | Op::Pow
+            | Op::Scale => return reject(format!("{op:?} on integers")),
             Op::Eq | Op::Ne | Op::Lt | Op::Le | Op::Gt | Op::Ge | Op::Select => {
                 unreachable!("comparisons and selects were handled before")
             }

@@ -156,6 +156,10 @@ by_shape! {
                  EVEX_Vfmadd231ps_zmm_k1z_zmm_zmmm512b32_er,
                  EVEX_Vfmadd231pd_zmm_k1z_zmm_zmmm512b64_er,
                  EVEX_Vfmadd231ss_xmm_k1z_xmm_xmmm32_er, EVEX_Vfmadd231sd_xmm_k1z_xmm_xmmm64_er],
+        /// The first operand times two to the power of the second.
+        Scale: [INVALID, INVALID, INVALID, INVALID,
+                EVEX_Vscalefps_zmm_k1z_zmm_zmmm512b32_er, EVEX_Vscalefpd_zmm_k1z_zmm_zmmm512b64_er,
+                EVEX_Vscalefss_xmm_k1z_xmm_xmmm32_er, EVEX_Vscalefsd_xmm_k1z_xmm_xmmm64_er],
         Compare: [VEX_Vcmpps_ymm_ymm_ymmm256_imm8, VEX_Vcmppd_ymm_ymm_ymmm256_imm8,
                   VEX_Vcmpss_xmm_xmm_xmmm32_imm8, VEX_Vcmpsd_xmm_xmm_xmmm64_imm8,
                   EVEX_Vcmpps_kr_k1_zmm_zmmm512b32_imm8_sae,

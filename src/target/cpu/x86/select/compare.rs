@@ -59,7 +59,8 @@ pub(super) fn order(op: Op) -> Option<Order> {
         | Op::Cos
         | Op::Tanh
         | Op::Erf
-        | Op::Pow => return None,
+        | Op::Pow
+        | Op::Scale => return None,
     })
 }
 

@@ -26,6 +26,9 @@ impl Selector<'_> {
             // Of two operands without order these give the second, as the IR does.
             Op::Min => self.float_binary(Fp::Min, shape, args[0], args[1], false)?,
             Op::Max => self.float_binary(Fp::Max, shape, args[0], args[1], false)?,
+            Op::Scale if self.level == Level::V4 => {
+                self.float_binary(Fp::Scale, shape, args[0], args[1], false)?
+            }
             Op::Fma => self.fma(shape, args[0], args[1], args[2])?,
             Op::Neg => {
                 let x = self.reg(args[0])?;
@@ -73,7 +76,8 @@ impl Selector<'_> {
             | Op::Cos
             | Op::Tanh
             | Op::Erf
-            | Op::Pow => return reject(format!("{op:?} on floats")),
+            | Op::Pow
+            | Op::Scale => return reject(format!("{op:?} on floats")),
         };
         self.set_reg(dst, made);
         Ok(())
