@@ -9,6 +9,7 @@
 //! field multiplies both. The normal variants of glorot, he and lecun are truncated at two standard
 //! deviations and rescaled, as Keras does.
 
+use std::cell::Cell;
 use std::fmt;
 
 use half::{bf16, f16};
@@ -253,13 +254,15 @@ pub fn fans(shape: &[usize]) -> (f64, f64) {
 /// Random numbers by index; the index is the counter.
 struct Stream {
     key: [u32; 2],
+    /// The pair that was drawn last, and its number: numbers are asked for in their order.
+    last: Cell<(u64, [f64; 2])>,
 }
 
 impl Stream {
     fn new(seed: u64, path: &str) -> Stream {
         let hash = Sha256::new().chain_update(seed.to_le_bytes()).chain_update(path).finalize();
         let word = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|i| hash[at + i]));
-        Stream { key: [word(0), word(4)] }
+        Stream { key: [word(0), word(4)], last: Cell::new((u64::MAX, [0.0; 2])) }
     }
 
     fn block(key: [u32; 2], index: u64) -> [f64; 2] {
@@ -268,14 +271,26 @@ impl Stream {
         threefry2x32(key, [index as u32, (index >> 32) as u32]).map(unit)
     }
 
+    /// The pair that number `i` is drawn from.
+    fn pair(&self, i: usize) -> [f64; 2] {
+        let index = i as u64 / 2;
+        let (known, pair) = self.last.get();
+        if known == index {
+            return pair;
+        }
+        let pair = Stream::block(self.key, index);
+        self.last.set((index, pair));
+        pair
+    }
+
     /// In (0, 1).
     fn uniform(&self, i: usize) -> f64 {
-        Stream::block(self.key, i as u64 / 2)[i % 2]
+        self.pair(i)[i % 2]
     }
 
     /// Mean 0, standard deviation 1. Box and Muller, 1958: two numbers from two.
     fn normal(&self, i: usize) -> f64 {
-        let (radius, angle) = polar(Stream::block(self.key, i as u64 / 2));
+        let (radius, angle) = polar(self.pair(i));
         if i.is_multiple_of(2) { radius * libm::cos(angle) } else { radius * libm::sin(angle) }
     }
 
