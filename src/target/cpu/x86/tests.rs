@@ -179,6 +179,10 @@ fn moves_between_lanes() {
                     (0..lanes).rev().map(|i| b.lane(LaneOp::Extract(i), one, &[v[0]])).collect();
                 b.lane(LaneOp::Concat, ty, &back)
             }));
+            kernels.push(walk(name("constants"), &[dtype], dtype, lanes, |b, _| {
+                let each: Vec<Val> = (0..lanes).map(|i| b.number(dtype, 1, i as f64)).collect();
+                b.lane(LaneOp::Concat, ty, &each)
+            }));
             for (what, list) in [
                 ("reverse", (0..lanes).rev().collect::<Vec<u16>>()),
                 ("rotate", (0..lanes).map(|i| (i + 1) % lanes).collect()),

@@ -2,7 +2,7 @@
 
 use super::{Selector, Value};
 use crate::base::DType;
-use crate::kernel::ir::{LaneOp, Ty, Val};
+use crate::kernel::ir::{LaneOp, Lit, Ty, Val};
 use crate::target::cpu::x86::codes::{Fp, Shape, Width};
 use crate::target::cpu::x86::inst::{Code, Inst, RegClass, Src, VReg, View};
 use crate::target::cpu::x86::{Level, Res, reject};
@@ -190,6 +190,18 @@ impl Selector<'_> {
         let equal = args.iter().all(|v| self.ty(*v).lanes() == each);
         if !equal || !args.len().is_power_of_two() {
             return reject(format!("a concatenation to {ty:?}"));
+        }
+        // Constants come from memory together.
+        let literals: Option<Vec<Lit>> = args.iter().map(|v| self.literal(*v)).collect();
+        if let Some(literals) = literals
+            && each == 1
+            && d.bytes() >= 4
+            && args.len() * d.bytes() >= 16
+        {
+            let element = |l: &Lit| l.bits.to_le_bytes().into_iter().take(d.bytes());
+            let mem = self.pooled(literals.iter().flat_map(element).collect());
+            let (shape, view) = (self.shape(ty), self.shape(ty).view());
+            return Ok(self.unary(Fp::Load.code(shape), view, view, Src::Mem(mem)));
         }
         let mut parts = vec![];
         for v in args {
