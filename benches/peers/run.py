@@ -64,9 +64,11 @@ def arguments():
     args.rounds = args.rounds or (3 if args.quick else 5)
     args.minutes = args.minutes or (4.5 if args.quick else 23)
     args.thread_counts = [int(t) for t in args.threads.split(",")]
-    args.chosen = args.peers.split(",") if args.peers else PEERS
+    chosen = args.peers.split(",") if args.peers else PEERS
+    args.chosen = [p for p in chosen if p != "dlc"]
     if unknown := set(args.chosen) - set(PEERS):
         parser.error(f"there is no peer {', '.join(sorted(unknown))}")
+    args.chosen.insert(0, "dlc")
     return args
 
 
