@@ -466,20 +466,7 @@ fn triple(pair: Pair<Rule>) -> Parsed<[u32; 3]> {
 }
 
 fn with_dst(mut inst: Inst, new: Val) -> Inst {
-    match &mut inst {
-        Inst::Const { dst, .. }
-        | Inst::Grid { dst, .. }
-        | Inst::Local { dst, .. }
-        | Inst::Op { dst, .. }
-        | Inst::Fold { dst, .. }
-        | Inst::Lane { dst, .. }
-        | Inst::Load { dst, .. } => *dst = new,
-        Inst::Store { .. }
-        | Inst::Prefetch { .. }
-        | Inst::For { .. }
-        | Inst::If { .. }
-        | Inst::Barrier => {}
-    }
+    inst.defs_mut().iter_mut().for_each(|dst| *dst = new);
     inst
 }
 

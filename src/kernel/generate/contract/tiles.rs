@@ -215,6 +215,8 @@ impl Tiles<'_> {
         );
     }
 
+    /// What a tile is to fetch of the next panel, where there are panels, and tiles tall enough that
+    /// a few loads more go unnoticed.
     fn ahead(
         &self,
         b: &mut KernelBuilder,
