@@ -17,6 +17,8 @@ pub struct Row {
     times: u64,
     /// Median over the runs.
     us: f64,
+    /// The shortest: what other work on the machine touches least.
+    least: f64,
     /// Of the sum of all medians.
     share: f64,
     /// In a run.
@@ -33,8 +35,8 @@ impl Row {
     pub fn json(&self) -> Value {
         json!({
             "id": self.id, "kernel": self.kernel, "generator": self.generator, "ops": self.ops,
-            "times": self.times, "us": self.us, "share": self.share, "flops": self.flops,
-            "bytes": self.bytes, "gflops": self.rate(self.flops), "gbytes": self.rate(self.bytes),
+            "times": self.times, "us": self.us, "min_us": self.least, "share": self.share,
+            "flops": self.flops, "bytes": self.bytes, "gflops": self.rate(self.flops), "gbytes": self.rate(self.bytes),
         })
     }
 }
@@ -43,14 +45,15 @@ impl Row {
 pub fn text(mut rows: Vec<Row>) -> String {
     rows.sort_by(|a, b| b.us.total_cmp(&a.us));
     let mut text = format!(
-        "{:>6} {:>12} {:>9} {:>9} {:>7}  {:<10} {:<24} ops\n",
-        "share", "µs", "GFLOP/s", "GB/s", "launch", "generator", "kernel"
+        "{:>6} {:>12} {:>12} {:>9} {:>9} {:>7}  {:<10} {:<24} ops\n",
+        "share", "µs", "min µs", "GFLOP/s", "GB/s", "launch", "generator", "kernel"
     );
     for r in &rows {
         text.push_str(&format!(
-            "{:>5.1}% {:>12.2} {:>9.2} {:>9.2} {:>7}  {:<10} {:<24} {}\n",
+            "{:>5.1}% {:>12.2} {:>12.2} {:>9.2} {:>9.2} {:>7}  {:<10} {:<24} {}\n",
             r.share * 100.0,
             r.us,
+            r.least,
             r.rate(r.flops),
             r.rate(r.bytes),
             r.id,
@@ -85,13 +88,8 @@ pub fn launches(program: &Program, session: &mut Session, seconds: f64) -> Vec<R
         samples.iter_mut().zip(sums).for_each(|(s, us)| s.push(us));
         runs += 1;
     }
-    let medians: Vec<f64> = samples
-        .iter_mut()
-        .map(|s| {
-            s.sort_by(f64::total_cmp);
-            s[s.len() / 2]
-        })
-        .collect();
+    samples.iter_mut().for_each(|s| s.sort_by(f64::total_cmp));
+    let medians: Vec<f64> = samples.iter().map(|s| s[s.len() / 2]).collect();
     let total: f64 = medians.iter().sum();
     let row = |(id, l): (usize, &crate::schedule::program::Launch)| Row {
         id,
@@ -100,6 +98,7 @@ pub fn launches(program: &Program, session: &mut Session, seconds: f64) -> Vec<R
         ops: l.ops.clone(),
         times: executions[id],
         us: medians[id],
+        least: samples[id][0],
         share: if total > 0.0 { medians[id] / total } else { 0.0 },
         flops: l.flops.saturating_mul(executions[id]),
         bytes: l.bytes.saturating_mul(executions[id]),
