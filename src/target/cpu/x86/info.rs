@@ -211,7 +211,8 @@ impl Walk<'_> {
             }
             let mut to = *to;
             for (start, end) in &self.loops {
-                if from < start && (start..=end).contains(&&to) {
+                // At the start itself a loop reads its first values, which end there.
+                if from < start && to > *start && to <= *end {
                     to = *end;
                 }
             }
