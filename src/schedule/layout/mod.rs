@@ -23,6 +23,15 @@ use crate::kernel::generate::contract::panel_width;
 use super::consts::Split;
 use maps::Conv;
 
+/// Columns that panels are filled up to, about.
+const FILLED: usize = 16;
+/// Elements of a parameter that may be filled up to many times its size.
+const SMALL: usize = 1 << 14;
+/// As many columns of one row keep the multiply-adds as busy as dot products do.
+const MANY_COLUMNS: usize = 64;
+/// Sums of so many steps are done before their latency counts.
+const SHORT_SUM: usize = 32;
+
 /// Chooses the layouts of feature maps and parameters of `split.run`.
 pub fn pack(split: &mut Split, machine: &Machine) -> Result<(), OpError> {
     let convs = maps::block(split)?;
@@ -170,7 +179,7 @@ impl Panels {
             .any(|(l, n)| spec.lhs.iter().zip(lhs).any(|(m, of)| l == m && n != of));
         let fits = order.len() == shape.len()
             && !broadcast
-            && last >= width
+            && pays(rows, last, count(&reduced))
             && (columns.len() == 1 || last % width == 0)
             && spec.out.last() == columns.last().map(|a| &spec.rhs[*a]);
         let (batch, columns, reduced) = (count(&batch), count(&columns), count(&reduced));
@@ -257,6 +266,15 @@ impl Panels {
         }
         transpose(b, x, &back)
     }
+}
+
+/// Whether panels pay for products of so many rows, columns and steps. Asks nothing of the machine,
+/// since the order of a sum follows from the layout.
+fn pays(rows: usize, columns: usize, steps: usize) -> bool {
+    let filled = columns.next_multiple_of(FILLED);
+    // A single row of few columns is better computed as long dot products.
+    let dots = rows == 1 && columns < MANY_COLUMNS && steps > SHORT_SUM;
+    columns > 1 && !dots && (filled <= 2 * columns || filled * steps <= SMALL)
 }
 
 /// Zeros around a value, if there are any.

@@ -186,6 +186,27 @@ impl<'a> Plan<'a> {
         None
     }
 
+    /// Whether the wide operand lies within its slots for so many columns: panels are filled up.
+    pub fn reaches(&self, columns: i64) -> bool {
+        let mut extents = self.extents.clone();
+        extents[self.columns] = columns;
+        let mut open = vec![self.wide];
+        while let Some(leaf) = open.pop() {
+            match &self.stages[0].1.leaves[leaf as usize] {
+                Leaf::Slot { slot, at } => {
+                    let end = self.nest.slots[*slot as usize].numel() as i64;
+                    if at.range(&extents).is_none_or(|(lo, hi)| lo < 0 || hi >= end) {
+                        return false;
+                    }
+                }
+                Leaf::Fn(_, args) => open.extend(args),
+                Leaf::Const(_) => {}
+                Leaf::Stage { .. } | Leaf::Axis(_) | Leaf::Guarded { .. } => return false,
+            }
+        }
+        true
+    }
+
     /// Extents of the reduced axes.
     pub fn reduced(&self) -> &[i64] {
         &self.extents[self.rank..]

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use super::super::loops::{declare, grid_point, store};
 use super::super::sweep;
 use super::plan::{Clip, Plan};
-use super::tiling::{Band, Kind, Status, Tiling, holds};
+use super::tiling::{Band, Kind, Piece, Status, Tiling, holds};
 use crate::base::FastMap;
 use crate::base::machine::Machine;
 use crate::ir::index::{Expr, Guard};
@@ -256,16 +256,16 @@ impl Tiles<'_> {
         };
         let mut sums = vec![];
         for _ in 0..tile.band.rows {
-            for (_, lanes) in &tile.kind.pieces {
-                sums.push(zero(b, *lanes));
+            for piece in &tile.kind.pieces {
+                sums.push(zero(b, piece.lanes));
             }
         }
         let sums = self.sum(b, tile, 0, tile.coords.clone(), sums);
         let mut sums = sums.into_iter();
         for row in 0..tile.band.rows {
-            for (first, lanes) in &tile.kind.pieces {
+            for piece in &tile.kind.pieces {
                 let sum = sums.next().expect("one for each row and piece");
-                self.finish(b, tile, (row, *first, *lanes), sum);
+                self.finish(b, tile, (row, piece), sum);
             }
         }
     }
@@ -386,15 +386,19 @@ impl Tiles<'_> {
         self.fetch_ahead(b, tile, coords, step);
         let pieces = &tile.kind.pieces;
         let mut wides: Vec<Option<(Val, Option<Val>)>> = vec![];
-        for ((first, lanes), status) in pieces.iter().zip(step.status) {
+        for (&piece, status) in pieces.iter().zip(step.status) {
+            let Piece { first, lanes, .. } = piece;
             wides.push(match status {
                 Status::Outside => None,
                 Status::Inside => {
-                    Some((self.value(b, self.plan.wide, (0, *first), step, coords, *lanes), None))
+                    let read = 0..if self.tiling.filled { lanes } else { piece.valid };
+                    let place = (0, first);
+                    let v = self.run(b, self.plan.wide, place, step, coords, (lanes, read));
+                    Some((v, None))
                 }
                 Status::Edge => {
                     let column = tile.kind.from * self.tiling.width + first;
-                    Some(self.edge(b, (*first, *lanes), column, coords, step))
+                    Some(self.edge(b, (first, lanes), column, coords, step))
                 }
             });
         }
@@ -403,16 +407,18 @@ impl Tiles<'_> {
                 continue;
             }
             let mut broadcast: BTreeMap<u16, Val> = BTreeMap::new();
-            for (j, (first, lanes)) in pieces.iter().enumerate() {
+            for (j, &Piece { first, lanes, valid }) in pieces.iter().enumerate() {
                 let Some((wide, mask)) = wides[j] else { continue };
-                let y = match broadcast.get(lanes) {
+                let y = match broadcast.get(&lanes) {
                     Some(y) => *y,
                     None if self.plan.lanewise => {
-                        self.value(b, self.plan.narrow, (row, *first), step, coords, *lanes)
+                        let place = (row, first);
+                        let some = (lanes, 0..valid);
+                        self.run(b, self.plan.narrow, place, step, coords, some)
                     }
                     None => {
-                        let y = self.value(b, self.plan.narrow, (row, 0), step, coords, *lanes);
-                        broadcast.insert(*lanes, y);
+                        let y = self.value(b, self.plan.narrow, (row, 0), step, coords, lanes);
+                        broadcast.insert(lanes, y);
                         y
                     }
                 };
@@ -473,21 +479,16 @@ impl Tiles<'_> {
     }
 
     /// What is made of a sum, and where it goes.
-    fn finish(
-        &self,
-        b: &mut KernelBuilder,
-        tile: &Tile,
-        (row, first, lanes): (i64, i64, u16),
-        sum: Val,
-    ) {
+    fn finish(&self, b: &mut KernelBuilder, tile: &Tile, (row, piece): (i64, &Piece), sum: Val) {
         let plan = self.plan;
-        let end = self.end(row, first);
+        let end = self.end(row, piece.first);
         let mut homes: BTreeMap<u16, Home> = BTreeMap::new();
         for (i, ((id, _), body)) in plan.stages.iter().zip(&end.stages).enumerate() {
             let coords = tile.coords.clone();
-            let vector = (Some(self.lane()), lanes);
+            let vector = (Some(self.lane()), piece.lanes);
             let mut e =
                 Emitter::new(plan.nest, body, self.slots, &homes, self.none, coords, vector);
+            e.valid = piece.valid;
             let v = if i == 0 { sum } else { e.value(b, body.root) };
             for ((_, slot, _), at) in plan.outs.iter().zip(&end.outs).filter(|(o, _)| o.0 == *id) {
                 let base = b.index(0);

@@ -12,6 +12,10 @@ use crate::ir::index::{Expr, Guard};
 const KINDS: usize = 16;
 /// Vectors of a tile of one row.
 const WIDEST: i64 = 8;
+/// Products of at most so many rows wait for the memory that the wide operand comes from. It is read
+/// in several streams, since one alone does not keep the memory busy: panels are one vector wide, and a
+/// tile reads several of them side by side.
+const STREAMED: i64 = 4;
 /// Rows of a tile: more would make code that does not fit the front of the pipeline.
 const TALLEST: i64 = 14;
 
@@ -30,6 +34,21 @@ pub struct Tiling {
     pub cache: u64,
     /// Whether steps must be kept apart: Cranelift makes the code.
     pub borders: bool,
+    /// How columns that fill no vector are covered.
+    rest: Rest,
+    /// Whether the wide operand has something behind the last column, up to a full vector.
+    pub filled: bool,
+}
+
+/// How the columns behind the last full vector are covered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Rest {
+    /// By some lanes of a vector.
+    Masked,
+    /// By a vector that overlaps the one before; by some lanes of one where there is none before.
+    Overlapping,
+    /// As `Overlapping`, but by shorter vectors where there is none before.
+    Short,
 }
 
 /// Tiles `from..to` along the rows; they run the same code.
@@ -50,10 +69,19 @@ pub struct Band {
 pub struct Kind {
     pub from: i64,
     pub to: i64,
-    /// (first column in the tile, lanes).
-    pub pieces: Vec<(i64, u16)>,
+    pub pieces: Vec<Piece>,
     /// For each written-out step, of each piece.
     pub status: Vec<Vec<Status>>,
+}
+
+/// Columns of a tile in one vector.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Piece {
+    /// Its first column in the tile.
+    pub first: i64,
+    pub lanes: u16,
+    /// Lanes that are columns; the others are neither read nor stored.
+    pub valid: u16,
 }
 
 /// What the guards say of one piece in one step.
@@ -90,6 +118,15 @@ impl Tiling {
             kinds: vec![],
             cache: machine.caches[1] / bytes as u64,
             borders: machine.vector_bytes <= 16,
+            rest: match machine.vector_bytes {
+                // Guards are decided for whole pieces.
+                _ if plan.tied_to == plan.columns && !plan.tied.is_empty() => Rest::Short,
+                0..=16 => Rest::Short,
+                // AVX2 stores some lanes slowly.
+                17..=32 => Rest::Overlapping,
+                _ => Rest::Masked,
+            },
+            filled: plan.reaches((n as u64).next_multiple_of(lanes as u64) as i64),
         };
         tiling.kinds = tiling.find_kinds(plan, n)?;
         Some(tiling)
@@ -101,10 +138,9 @@ impl Tiling {
         let full = n / self.width;
         let one = |t: i64| {
             let columns = self.width.min(n - t * self.width);
-            let pieces = pieces(columns, self.lanes);
+            let pieces = pieces(columns, self.lanes, self.rest);
             let of = |step: &Vec<i64>| {
-                let piece =
-                    |(off, lanes): &(i64, u16)| status(plan, t * self.width + off, *lanes, step);
+                let piece = |p: &Piece| status(plan, t * self.width + p.first, p.valid, step);
                 pieces.iter().map(piece).collect()
             };
             let status = steps.iter().map(of).collect();
@@ -167,7 +203,10 @@ fn find_bands(plan: &Plan, m: i64, down: i64) -> Option<Vec<Band>> {
 /// How many columns a panel of packed weights has, for products of `m` rows and `n` columns.
 pub fn panel_width(m: i64, n: i64, bytes: i64, machine: &Machine) -> i64 {
     let lanes = (machine.vector_bytes as i64 / bytes).clamp(1, 64);
-    tile(m, n, None, lanes, machine).0 * lanes
+    match m {
+        ..=STREAMED => lanes,
+        _ => tile(m, n, None, lanes, machine).0 * lanes,
+    }
 }
 
 /// Vectors and rows of the tile that takes the fewest cycles by count of instructions; `panel` is
@@ -181,11 +220,14 @@ fn tile(m: i64, n: i64, panel: Option<i64>, lanes: i64, machine: &Machine) -> (i
     }
     let needed = (n as u64).div_ceil(lanes as u64) as i64;
     let mut best = (i64::MAX, (1, 1));
-    let widths = match panel.filter(|p| *p <= WIDEST) {
-        Some(p) => p..=p,
-        None => 1..=WIDEST.min(needed),
+    // A single row's tiles are to be at least two, so that two threads have something to do.
+    let widest = if m == 1 { (needed + 1) / 2 } else { needed }.min(WIDEST);
+    let (narrowest, widest) = match panel.filter(|p| *p <= WIDEST) {
+        Some(p) if m <= STREAMED => (p, widest.max(p)),
+        Some(p) => (p, p),
+        None => (1, widest),
     };
-    for vectors in widths {
+    for vectors in (narrowest..=widest).step_by(narrowest as usize) {
         // Sums, a step's vectors of the wide operand, and one broadcast.
         let room = (registers - 1 - vectors) / vectors;
         for rows in 1..=room.min(TALLEST).min(m) {
@@ -214,16 +256,25 @@ fn cycles(m: i64, rows: i64, needed: i64, vectors: i64) -> i64 {
     taller * across(m / down + 1) + (down - taller) * across(m / down)
 }
 
-/// Vectors that cover some columns: the last one may overlap the one before; where there are fewer
-/// columns than lanes, shorter ones.
-fn pieces(columns: i64, lanes: u16) -> Vec<(i64, u16)> {
+/// Vectors that cover some columns.
+fn pieces(columns: i64, lanes: u16, rest: Rest) -> Vec<Piece> {
     let wide = lanes as i64;
-    if columns < wide {
-        return sweep::tail(0, columns, lanes);
-    }
-    let mut pieces: Vec<(i64, u16)> = (0..columns / wide).map(|i| (i * wide, lanes)).collect();
-    if columns % wide != 0 {
-        pieces.push((columns - wide, lanes));
+    let full = |first: i64| Piece { first, lanes, valid: lanes };
+    let mut pieces: Vec<Piece> = (0..columns / wide).map(|i| full(i * wide)).collect();
+    let (first, left) = (columns / wide * wide, columns % wide);
+    match rest {
+        _ if left == 0 => {}
+        Rest::Overlapping | Rest::Short if first > 0 => pieces.push(full(columns - wide)),
+        Rest::Masked | Rest::Overlapping => {
+            // Behind full vectors, one that shares their broadcasts.
+            let fewest = if first > 0 { lanes } else { lanes.min(4) };
+            let lanes = (left as u16).next_power_of_two().max(fewest);
+            pieces.push(Piece { first, lanes, valid: left as u16 });
+        }
+        Rest::Short => {
+            let short = |(first, lanes)| Piece { first, lanes, valid: lanes };
+            pieces.extend(sweep::tail(0, columns, lanes).into_iter().map(short));
+        }
     }
     pieces
 }
