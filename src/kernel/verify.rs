@@ -7,7 +7,7 @@
 //!    points is an error. (Where that cannot be decided the kernel passes.)
 //! 4. Worker scratch is written before it is read, in program order.
 //! 5. `inplace(out, in)`: a load of `in` that comes after a store to `out` provably touches other
-//!    elements; in a loop that does both, an element is loaded before it is stored to.
+//!    elements (branches of which one is taken follow no order); in a loop that does both, an element is loaded before it is stored to.
 //! 6. No `Fma` in the separate class.
 //! 7. On the CPU `local` is 1, there is no barrier, and no scratch is shared.
 //!
@@ -38,6 +38,7 @@ pub fn verify(kernel: &Kernel) -> Result<(), Invalid> {
         loads: vec![],
         clock: 0,
         loops: vec![],
+        sides: vec![],
     };
     let result = v.header().and_then(|()| v.region(&kernel.body));
     let result = result.and_then(|()| v.in_place()).and_then(|()| v.disjoint());
@@ -53,6 +54,18 @@ struct Touch {
     /// Its place in program order, and the loops around it (by their places).
     clock: u32,
     loops: Vec<u32>,
+    /// The branches around it: the place of each `If`, and which of its sides.
+    sides: Vec<(u32, Truth)>,
+}
+
+impl Touch {
+    /// Whether a grid point that does the one never does the other.
+    fn excludes(&self, other: &Touch) -> bool {
+        let opposite =
+            |(at, side)| other.sides.iter().any(|(place, truth)| at == place && side != truth);
+        self.sides.iter().any(|(at, side)| opposite((at, side)))
+            && !self.loops.iter().any(|l| other.loops.contains(l))
+    }
 }
 
 struct Verifier<'k> {
@@ -65,6 +78,7 @@ struct Verifier<'k> {
     loads: Vec<Touch>,
     clock: u32,
     loops: Vec<u32>,
+    sides: Vec<(u32, Truth)>,
 }
 
 type Check = Result<(), String>;
@@ -97,11 +111,14 @@ impl Verifier<'_> {
                     self.loops.pop();
                 }
                 Inst::If { cond, then, els, .. } => {
+                    let place = self.clock;
                     for (side, truth) in [(then, Truth::Holds), (els, Truth::Fails)] {
                         let assumed = self.ranges.assume(*cond, truth);
                         // Nor does a branch that is never taken.
                         if assumed.possible {
+                            self.sides.push((place, truth));
                             self.region(side)?;
+                            self.sides.pop();
                         }
                         self.ranges.forget(assumed);
                     }
@@ -148,7 +165,8 @@ impl Verifier<'_> {
     }
 
     fn touch(&self, inst: Val, at: &Addr, form: Form, lanes: u16) -> Touch {
-        Touch { inst, at: *at, form, lanes, clock: self.clock, loops: self.loops.clone() }
+        let (loops, sides) = (self.loops.clone(), self.sides.clone());
+        Touch { inst, at: *at, form, lanes, clock: self.clock, loops, sides }
     }
 
     /// Checks that an access with these offsets from its address is inside the buffer.
@@ -192,7 +210,7 @@ impl Verifier<'_> {
                         d.lo >= s.lanes as i128 || d.hi <= -(load.lanes as i128)
                     })
                 };
-                let ok = stores.iter().all(|s| {
+                let ok = stores.iter().filter(|s| !s.excludes(load)).all(|s| {
                     let shared = s.loops.iter().any(|l| load.loops.contains(l));
                     match s.clock < load.clock {
                         true => apart(s),
@@ -407,6 +425,26 @@ mod tests {
             b.store(at(y, g), w);
         });
         assert!(late.unwrap_err().contains("is loaded after"));
+        let branches = |exclusive: bool| {
+            build(&|b, x, y, _| {
+                let (g, two) = (b.grid(0), b.index(2));
+                let first = b.op(Op::Lt, &[g, two]);
+                let side = |b: &mut KernelBuilder| {
+                    let v = b.load(at(x, g), 1);
+                    b.store(at(y, g), v);
+                    vec![]
+                };
+                match exclusive {
+                    true => drop(b.if_else(first, side, side)),
+                    false => {
+                        b.if_else(first, side, |_| vec![]);
+                        b.if_else(first, |_| vec![], side);
+                    }
+                }
+            })
+        };
+        assert_eq!(branches(true), Ok(()));
+        assert!(branches(false).unwrap_err().contains("is loaded after"));
         let fused = build(&|b, x, y, _| {
             let g = b.grid(0);
             let v = b.load(at(x, g), 1);
