@@ -8,6 +8,7 @@
 //! with `w` columns side by side (the last panel filled up with zeros); the recipe gets the ops
 //! that pack it, the graph of runs the views that undo it. Fusion turns those into index
 //! arithmetic, so that a tile of columns is contiguous along `n` and steps on by `w` along `k`.
+//! A large right operand that is computed or given in a run is laid out so in the run.
 
 mod fill;
 mod maps;
@@ -18,7 +19,7 @@ use crate::ir::attr::Attr;
 use crate::ir::builder::Builder;
 use crate::ir::graph::{Graph, NodeId, Output, Value};
 use crate::ir::op::{Class, ContractSpec, OpError, Source};
-use crate::kernel::generate::contract::panel_width;
+use crate::kernel::generate::contract::{Extent, panel_width};
 
 use super::consts::Split;
 use maps::Conv;
@@ -55,15 +56,20 @@ pub fn pack(split: &mut Split, machine: &Machine) -> Result<(), OpError> {
         .collect();
     for (id, spec) in readers {
         let b = split.run.node(id).operands()[1];
-        if !matches!(split.run.class(b.node), Class::Source(Source::Param)) {
-            continue;
-        }
         let ty = split.run.ty(b).clone();
         let lhs = split.run.ty(split.run.node(id).operands()[0]).shape.concrete();
         let panels = lhs.and_then(|lhs| Panels::of(&spec, &lhs, &ty, machine));
         let Some(panels) = panels else { continue };
-        repack(split, id, &panels)?;
-        packed = true;
+        if matches!(split.run.class(b.node), Class::Source(Source::Param)) {
+            repack(split, id, &panels)?;
+            packed = true;
+        } else if let Some(panels) = panels.in_a_run(machine) {
+            let mut run = Builder::new(&mut split.run);
+            run.loc = run.graph.node(id).loc.clone();
+            let stored = panels.stored(&mut run, b)?;
+            let view = panels.unpacked(&mut run, stored)?;
+            split.run.set_operand(id, 1, view);
+        }
     }
     if packed {
         drop_unread(split);
@@ -138,7 +144,14 @@ struct Panels {
     reduced: usize,
     /// Columns of a panel.
     width: usize,
+    /// Rows of the product.
+    rows: usize,
+    /// Of an element.
+    bytes: usize,
 }
+
+/// Rows of a product from which packing its right operand in every run costs little beside it.
+const MANY_ROWS: usize = 192;
 
 impl Panels {
     /// `None` where packing does not pay or does not apply.
@@ -170,7 +183,9 @@ impl Panels {
         let own = |(label, n): (&u8, &usize)| (!spec.rhs.contains(label)).then_some(*n);
         let rows: usize = spec.lhs.iter().zip(lhs).filter_map(own).product();
         let bytes = ty.dtype.compute().bytes().max(4);
-        let width = panel_width(rows as i64, last as i64, bytes as i64, machine) as usize;
+        let [m, n, k] = [rows, last, count(&reduced)].map(|n| n as i64);
+        let extent = Extent { rows: m, columns: n, depth: k, bytes: bytes as i64 };
+        let width = panel_width(extent, machine) as usize;
         // A panel must not run over the end of the innermost axis of columns, nor broadcast.
         let broadcast = spec
             .rhs
@@ -191,6 +206,8 @@ impl Panels {
             columns,
             reduced,
             width,
+            rows,
+            bytes,
         })
     }
 
@@ -206,19 +223,26 @@ impl Panels {
             true => spatial.iter().product(),
             false => *spatial.last()?,
         };
-        let bytes = ty.dtype.compute().bytes().max(4) as i64;
+        let bytes = ty.dtype.compute().bytes().max(4);
+        let reduced = shape[1..].iter().product();
+        let [m, n, k] = [rows, columns, reduced].map(|n| n as i64);
         let width = match conv {
-            Conv::Dense => panel_width(rows as i64, columns as i64, bytes, machine),
-            Conv::Depthwise => (machine.vector_bytes as i64 / bytes).max(1),
+            Conv::Dense => {
+                let bytes = bytes as i64;
+                panel_width(Extent { rows: m, columns: n, depth: k, bytes }, machine)
+            }
+            Conv::Depthwise => (machine.vector_bytes as i64 / bytes as i64).max(1),
         };
         Some(Panels {
             order: (0..shape.len()).collect(),
             by_rows: false,
-            reduced: shape[1..].iter().product(),
+            reduced,
             shape,
             batch: 1,
             columns,
             width: width as usize,
+            rows,
+            bytes,
         })
     }
 
@@ -248,6 +272,24 @@ impl Panels {
         let x = pad(b, x, &[0, 0, 0, more, 0, 0])?;
         let x = b.reshape(x, &shape(&[self.batch, filled / w, w, k]))?;
         transpose(b, x, &[0, 1, 3, 2])
+    }
+
+    /// Panels that every run packs anew, where that pays: the operand exceeds half of a core's
+    /// second cache, and panels of a few vectors divide its columns.
+    fn in_a_run(self, machine: &Machine) -> Option<Panels> {
+        let bytes = (self.reduced * self.columns).saturating_mul(self.bytes) as u64;
+        let lanes = (machine.vector_bytes as usize / self.bytes).max(1);
+        let width = [4, 3, 5].map(|v| v * lanes).into_iter().find(|w| self.columns % w == 0)?;
+        let pays = self.rows >= MANY_ROWS && bytes > machine.caches[1] / 2;
+        pays.then_some(Panels { width, ..self })
+    }
+
+    /// The same as `packed`, as a value of runs that is stored.
+    fn stored(&self, b: &mut Builder, x: Value) -> Result<Value, OpError> {
+        let x = transpose(b, x, &self.order)?;
+        let x = b.reshape(x, &shape(&[self.batch, self.columns, self.reduced]))?;
+        let attrs = [("axis", Attr::Int(1)), ("block", Attr::Int(self.width as i64))];
+        b.op("relayout", &[x], &attrs)
     }
 
     /// The operand of its packed form: views only.

@@ -23,7 +23,7 @@ use crate::kernel::ir::{Buf, Kernel, Val};
 use crate::kernel::nest::Nest;
 use plan::Plan;
 use tiling::Tiling;
-pub use tiling::panel_width;
+pub use tiling::{Extent, panel_width};
 
 /// Whether each element of the nest's reduction is one ascending chain. Depends on the nest alone.
 pub fn is_contraction(nest: &Nest) -> bool {

@@ -106,7 +106,9 @@ impl Tiling {
             true => Some(1),
             false => plan.panel().map(|p| p.width).filter(|w| w % lanes == 0).map(|w| w / lanes),
         };
-        let (vectors, most) = tile(m, n, panel, lanes, machine);
+        let depth = plan.reduced().iter().fold(1i64, |all, n| all.saturating_mul(*n));
+        let extent = Extent { rows: m, columns: n, depth, bytes };
+        let (vectors, most) = tile(extent, panel, lanes, machine);
         let down = (m as u64).div_ceil(most as u64) as i64;
         let width = vectors * lanes;
         let mut tiling = Tiling {
@@ -200,38 +202,49 @@ fn find_bands(plan: &Plan, m: i64, down: i64) -> Option<Vec<Band>> {
     fits.then_some(bands)
 }
 
-/// How many columns a panel of packed weights has, for products of `m` rows and `n` columns.
-pub fn panel_width(m: i64, n: i64, bytes: i64, machine: &Machine) -> i64 {
-    let lanes = (machine.vector_bytes as i64 / bytes).clamp(1, 64);
-    match m {
+/// A product of `rows` × `columns` elements, each the sum of `depth` steps.
+#[derive(Clone, Copy)]
+pub struct Extent {
+    pub rows: i64,
+    pub columns: i64,
+    pub depth: i64,
+    /// Of an element.
+    pub bytes: i64,
+}
+
+/// How many columns a panel of packed weights has.
+pub fn panel_width(of: Extent, machine: &Machine) -> i64 {
+    let lanes = (machine.vector_bytes as i64 / of.bytes).clamp(1, 64);
+    match of.rows {
         ..=STREAMED => lanes,
-        _ => tile(m, n, None, lanes, machine).0 * lanes,
+        _ => tile(of, None, lanes, machine).0 * lanes,
     }
 }
 
 /// Vectors and rows of the tile that takes the fewest cycles by count of instructions; `panel` is
 /// how many vectors lie side by side in the wide operand, if it is packed.
-fn tile(m: i64, n: i64, panel: Option<i64>, lanes: i64, machine: &Machine) -> (i64, i64) {
+fn tile(of: Extent, panel: Option<i64>, lanes: i64, machine: &Machine) -> (i64, i64) {
     let registers = machine.registers as i64;
-    let tall = machine.vector_bytes <= 16 && registers <= 16 && m >= registers - 4;
+    let tall = machine.vector_bytes <= 16 && registers <= 16 && of.rows >= registers - 4;
     if tall && panel.is_none_or(|p| p == 1) {
         // Cranelift folds a broadcast into the multiply-add that reads it, if it is the only one.
         return (1, registers - 4);
     }
-    let needed = (n as u64).div_ceil(lanes as u64) as i64;
+    let needed = (of.columns as u64).div_ceil(lanes as u64) as i64;
     let mut best = (i64::MAX, (1, 1));
     // A single row's tiles are to be at least two, so that two threads have something to do.
-    let widest = if m == 1 { (needed + 1) / 2 } else { needed }.min(WIDEST);
+    let widest = if of.rows == 1 { (needed + 1) / 2 } else { needed }.min(WIDEST);
     let (narrowest, widest) = match panel.filter(|p| *p <= WIDEST) {
-        Some(p) if m <= STREAMED => (p, widest.max(p)),
+        Some(p) if of.rows <= STREAMED => (p, widest.max(p)),
         Some(p) => (p, p),
         None => (1, widest),
     };
+    let step = Step { depth: of.depth, bytes: of.bytes, lanes, near: machine.caches[0] as i64 / 2 };
     for vectors in (narrowest..=widest).step_by(narrowest as usize) {
         // Sums, a step's vectors of the wide operand, and one broadcast.
         let room = (registers - 1 - vectors) / vectors;
-        for rows in 1..=room.min(TALLEST).min(m) {
-            let cycles = cycles(m, rows, needed, vectors);
+        for rows in 1..=room.min(TALLEST).min(of.rows) {
+            let cycles = step.of_all(of.rows, rows, needed, vectors);
             if cycles < best.0 {
                 best = (cycles, (vectors, rows));
             }
@@ -240,20 +253,37 @@ fn tile(m: i64, n: i64, panel: Option<i64>, lanes: i64, machine: &Machine) -> (i
     best.1
 }
 
-/// Quarters of cycles of one step of the sum over all tiles: two multiply-adds or two loads a
-/// cycle, and never fewer than the latency of a multiply-add.
-fn cycles(m: i64, rows: i64, needed: i64, vectors: i64) -> i64 {
-    let down = (m as u64).div_ceil(rows as u64) as i64;
-    let one = |rows: i64, vectors: i64| {
-        let loads = rows + vectors;
-        (2 * (rows * vectors).max(loads)).max(16) + loads / 4
-    };
-    let across = |rows: i64| {
-        let rest = needed % vectors;
-        needed / vectors * one(rows, vectors) + if rest > 0 { one(rows, rest) } else { 0 }
-    };
-    let taller = m % down;
-    taller * across(m / down + 1) + (down - taller) * across(m / down)
+/// What one step of the sum costs, in 64ths of a cycle.
+struct Step {
+    depth: i64,
+    /// Of an element.
+    bytes: i64,
+    lanes: i64,
+    /// Bytes of an operand that stay in the first cache from one tile to the next.
+    near: i64,
+}
+
+impl Step {
+    /// Over all tiles.
+    fn of_all(&self, m: i64, rows: i64, needed: i64, vectors: i64) -> i64 {
+        let down = (m as u64).div_ceil(rows as u64) as i64;
+        let across = |rows: i64| {
+            let rest = needed % vectors;
+            let last = if rest > 0 { self.of(rows, rest) } else { 0 };
+            needed / vectors * self.of(rows, vectors) + last
+        };
+        let taller = m % down;
+        taller * across(m / down + 1) + (down - taller) * across(m / down)
+    }
+
+    /// One tile: two multiply-adds or two loads a cycle, 32 bytes from the second cache, and never
+    /// less than the latency of a multiply-add. What is not the bottleneck gets in its way a little.
+    fn of(&self, rows: i64, vectors: i64) -> i64 {
+        let far = |bytes: i64| if self.depth.saturating_mul(bytes) > self.near { bytes } else { 0 };
+        let streams = 2 * (far(vectors * self.lanes * self.bytes) + far(rows * self.bytes));
+        let (sums, loads) = (32 * rows * vectors, 32 * (rows + vectors));
+        sums.max(loads).max(streams).max(256) + (loads + streams) / 8
+    }
 }
 
 /// Vectors that cover some columns.
