@@ -72,6 +72,53 @@ fn packed_parameters_give_the_same_products() {
     }
 }
 
+#[test]
+fn large_operands_of_a_run_are_packed_in_it() {
+    // Panels of 64, 80 and (transposed, in batches) 48 columns; 130 columns take no panel.
+    let cases: [(&str, &[usize], &[usize]); 4] = [
+        ("mk,kn->mn", &[200, 700], &[700, 448]),
+        ("mk,kn->mn", &[193, 3400], &[3400, 80]),
+        ("bmk,bnk->bmn", &[2, 192, 1900], &[2, 144, 1900]),
+        ("mk,kn->mn", &[192, 2050], &[2050, 130]),
+    ];
+    for (i, (equation, x, y)) in cases.into_iter().enumerate() {
+        let mut graph = Graph::new("product");
+        let mut b = Builder::new(&mut graph);
+        let operands = [x, y].map(|shape| TensorType::of(DType::F32, shape));
+        let [p, q] = [("x", 0), ("y", 1)].map(|(name, i)| b.input(name, operands[i].clone()));
+        let r = b.op("einsum", &[p, q], &[("equation", Attr::Str(equation.into()))]).unwrap();
+        b.output("r", r);
+        let run = |target: &str| {
+            let model = model(&graph, target);
+            let launches = model.plan(&Default::default()).unwrap().program.launches.len();
+            let mut session = model.session().unwrap();
+            for (i, shape) in [x, y].into_iter().enumerate() {
+                let n: usize = shape.iter().product();
+                let values = (0..n).map(|j| ((j * 37 + i) % 101) as f32 / 64.0 - 0.75);
+                session
+                    .set_input(i, &Tensor::from_slice(shape, &values.collect::<Vec<_>>()))
+                    .unwrap();
+            }
+            session.run().unwrap();
+            (session.output(0), launches)
+        };
+        let (want, _) = run("reference");
+        let targets: &[&str] = match cfg!(feature = "cpu") {
+            true => &["cpu", "cpu:x86-64-v3", "cpu:x86-64"],
+            false => &["cpu:interpreter"],
+        };
+        for target in targets {
+            let (got, launches) = run(target);
+            if *target == "cpu:x86-64-v3" {
+                assert_eq!(launches, if i == 3 { 1 } else { 2 }, "{equation}");
+            }
+            for (a, b) in want.as_slice::<f32>().iter().zip(got.as_slice::<f32>()) {
+                assert!((a - b).abs() <= 1e-4 * (1.0 + a.abs()), "{equation} {target}: {a} {b}");
+            }
+        }
+    }
+}
+
 /// Not a test of values: prints how fast the kernels are. Run it with `--ignored --nocapture`.
 #[test]
 #[ignore = "measures"]
