@@ -22,6 +22,7 @@ use crate::kernel::build::KernelBuilder;
 use crate::kernel::ir::{Buf, Kernel, Val};
 use crate::kernel::nest::Nest;
 use plan::Plan;
+pub use plan::is_small;
 use tiling::Tiling;
 pub use tiling::{Extent, panel_width};
 
