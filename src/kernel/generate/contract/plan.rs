@@ -99,9 +99,16 @@ impl<'a> Plan<'a> {
     pub fn of(nest: &'a Nest, fixed: usize) -> Option<Plan<'a>> {
         let kept = kept_stages(nest)?;
         let space = Space::of(nest, &kept, fixed)?;
-        let plan = Plan::over(nest, &kept, &space)?;
-        let small = plan.lines().and_then(|lines| Plan::over(nest, &kept, &space.merged(lines)));
-        Some(small.map(|small| Plan { small: true, ..small }).unwrap_or(plan))
+        Plan::over(nest, &kept, &space)
+    }
+
+    /// The same with all points of a small map as rows, where rows are those of one line.
+    pub fn of_small_map(&self, fixed: usize) -> Option<Plan<'a>> {
+        let lines = self.lines()?;
+        let kept = kept_stages(self.nest)?;
+        let space = Space::of(self.nest, &kept, fixed)?;
+        let plan = Plan::over(self.nest, &kept, &space.merged(lines))?;
+        Some(Plan { small: true, ..plan })
     }
 
     /// The axis of lines of a small map whose rows are the points of one line.
