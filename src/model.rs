@@ -5,7 +5,7 @@
 //! at [`Model::run`], or beforehand by [`Options::dims`]; each binding is compiled once and kept.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::base::diag::{Diagnostic, did_you_mean};
 use crate::base::source::SourceMap;
@@ -18,6 +18,9 @@ use crate::ir::{Attr, Builder, Value, bind};
 use crate::pass::{Control, PassStat};
 use crate::pipeline::{self, Level};
 use crate::plan::Plan;
+#[cfg(feature = "cpu")]
+use crate::runtime::cpu::Executable;
+use crate::schedule::program::Program;
 use crate::target::Target;
 
 pub use crate::session::Session;
@@ -131,13 +134,20 @@ pub fn of_op(e: OpError) -> Diagnostic {
 pub struct Model {
     /// As it was read, with pins and chosen outputs applied.
     source: Graph,
-    /// After the graph passes.
-    graph: Graph,
-    passes: Vec<PassStat>,
+    optimized: OnceLock<Optimized>,
     /// Parameters by path; empty where there are none to be had.
     weights: Weights,
     options: Options,
     plans: Mutex<BTreeMap<Bindings, Arc<Plan>>>,
+    /// Code that was there before: the model has no open dimensions.
+    #[cfg(feature = "cpu")]
+    restored: Option<Arc<Executable>>,
+}
+
+/// What the graph passes made.
+struct Optimized {
+    graph: Graph,
+    passes: Vec<PassStat>,
 }
 
 impl Model {
@@ -157,15 +167,47 @@ impl Model {
         }
         let graph = graph.bind(&dims).map_err(all)?;
         check_weights(&graph, &weights)?;
-        let mut optimized = graph.clone();
-        let mut control = options.control.clone();
-        control.settings.claimed = crate::kernel::generate::CLAIMED;
-        let steps = pipeline::graph_passes(options.level);
-        let passes = pipeline::optimize(&mut optimized, steps, &control, watch)
+        let model = Model::unoptimized(graph, weights, options);
+        let optimized = model.optimize(watch)?;
+        Ok(Model { optimized: optimized.into(), ..model })
+    }
+
+    /// A model without open dimensions whose code was made earlier, with the same options. It is
+    /// compiled once more only where somebody asks for its plan.
+    #[cfg(feature = "cpu")]
+    pub fn restored(
+        source: Graph,
+        weights: Weights,
+        options: Options,
+        executable: Executable,
+    ) -> Result<Model, Diagnostics> {
+        crate::plan::within_budget(executable.program(), &options)?;
+        let restored = Some(Arc::new(executable));
+        Ok(Model { restored, ..Model::unoptimized(source, weights, options) })
+    }
+
+    fn unoptimized(source: Graph, weights: Weights, mut options: Options) -> Model {
+        options.control.settings.claimed = crate::kernel::generate::CLAIMED;
+        Model {
+            source,
+            optimized: OnceLock::new(),
+            weights,
+            options,
+            plans: Mutex::new(BTreeMap::new()),
+            #[cfg(feature = "cpu")]
+            restored: None,
+        }
+    }
+
+    fn optimize(
+        &self,
+        watch: &mut dyn FnMut(&'static str, &Graph),
+    ) -> Result<Optimized, Diagnostics> {
+        let mut graph = self.source.clone();
+        let steps = pipeline::graph_passes(self.options.level);
+        let passes = pipeline::optimize(&mut graph, steps, &self.options.control, watch)
             .map_err(|e| Diagnostic::error("E0705", None, e.to_string()))?;
-        let plans = Mutex::new(BTreeMap::new());
-        let options = Options { control, ..options };
-        Ok(Model { source: graph, graph: optimized, passes, weights, options, plans })
+        Ok(Optimized { graph, passes })
     }
 
     pub fn options(&self) -> &Options {
@@ -178,12 +220,17 @@ impl Model {
     }
 
     /// The graph after the graph passes.
-    pub fn graph(&self) -> &Graph {
-        &self.graph
+    pub fn graph(&self) -> Result<&Graph, Diagnostics> {
+        if let Some(optimized) = self.optimized.get() {
+            return Ok(&optimized.graph);
+        }
+        let optimized = self.optimize(&mut |_, _| {})?;
+        Ok(&self.optimized.get_or_init(|| optimized).graph)
     }
 
+    /// The graph passes that ran.
     pub fn passes(&self) -> &[PassStat] {
-        &self.passes
+        self.optimized.get().map_or(&[], |o| &o.passes)
     }
 
     pub fn weights(&self) -> &Weights {
@@ -220,7 +267,7 @@ impl Model {
         if let Some(plan) = self.plans.lock().expect("no panic holds the lock").get(dims) {
             return Ok(plan.clone());
         }
-        let bound = self.graph.bind(dims).map_err(all)?;
+        let bound = self.graph()?.bind(dims).map_err(all)?;
         if let Some(open) = bound.open_dims().first() {
             let message = format!("dimension `{}` is open", open.symbol);
             let help = format!("bind it: `--set {}=1`", open.symbol);
@@ -231,6 +278,15 @@ impl Model {
         Ok(plan)
     }
 
+    /// The program for these dimensions, restored or made.
+    pub fn program(&self, dims: &Bindings) -> Result<Arc<Program>, Diagnostics> {
+        #[cfg(feature = "cpu")]
+        if let Some(executable) = self.restored.as_ref().filter(|_| dims.is_empty()) {
+            return Ok(executable.program().clone());
+        }
+        Ok(Arc::new(self.plan(dims)?.program.clone()))
+    }
+
     /// A session for a model whose dimensions are all bound.
     pub fn session(&self) -> Result<Session, Diagnostics> {
         self.session_for(&Bindings::new())
@@ -238,6 +294,10 @@ impl Model {
 
     /// A session for these dimensions.
     pub fn session_for(&self, dims: &Bindings) -> Result<Session, Diagnostics> {
+        #[cfg(feature = "cpu")]
+        if let Some(executable) = self.restored.as_ref().filter(|_| dims.is_empty()) {
+            return Session::on(executable.clone(), &self.source, &self.options);
+        }
         Session::new(&*self.plan(dims)?, &self.weights, &self.options)
     }
 

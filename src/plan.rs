@@ -55,12 +55,7 @@ impl Plan {
         if options.control.verify_each || cfg!(debug_assertions) {
             proof::prove(&program).map_err(Diagnostics::of)?;
         }
-        if let Some(budget) = options.mem_budget.filter(|b| program.arena_bytes > *b) {
-            let message =
-                format!("the arena takes {} bytes, the budget is {budget}", program.arena_bytes);
-            let note = format!("at least {} bytes are alive at once", program.max_live_bytes);
-            return Err(Diagnostic::error("E0712", None, message).note(note).into());
-        }
+        within_budget(&program, options)?;
         Ok(Plan {
             bound,
             lowered,
@@ -122,6 +117,16 @@ impl Plan {
         self.code_ms.get_or_init(|| start.elapsed().as_secs_f64() * 1e3);
         Ok(self.executable.get_or_init(|| Arc::new(made)).clone())
     }
+}
+
+/// An error where the program takes more memory than the options allow.
+pub(crate) fn within_budget(program: &Program, options: &Options) -> Result<(), Diagnostics> {
+    let Some(budget) = options.mem_budget.filter(|b| program.arena_bytes > *b) else {
+        return Ok(());
+    };
+    let message = format!("the arena takes {} bytes, the budget is {budget}", program.arena_bytes);
+    let note = format!("at least {} bytes are alive at once", program.max_live_bytes);
+    Err(Diagnostic::error("E0712", None, message).note(note).into())
 }
 
 /// FLOP of a run below which compiling takes longer than all the runs to come, thousands of them or

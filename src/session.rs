@@ -55,6 +55,21 @@ impl Session {
                 return Err(Diagnostic::error("E0802", None, message).into());
             }
         };
+        Session::starting_from(engine, initial)
+    }
+
+    /// A session for code that is there already; `source` says how its states begin.
+    #[cfg(feature = "cpu")]
+    pub(crate) fn on(
+        executable: Arc<cpu::Executable>,
+        source: &Graph,
+        options: &Options,
+    ) -> Result<Session, Diagnostics> {
+        let initial = initial_states(source, options.seed)?;
+        Session::starting_from(engine_on(executable, options)?, initial)
+    }
+
+    fn starting_from(engine: Engine, initial: Vec<Tensor>) -> Result<Session, Diagnostics> {
         let mut session = Session { engine, initial };
         session.reset()?;
         Ok(session)
@@ -152,7 +167,11 @@ impl Session {
 
 #[cfg(feature = "cpu")]
 fn cpu_engine(plan: &Plan, weights: &Weights, options: &Options) -> Result<Engine, Diagnostics> {
-    let executable = plan.executable(weights, options)?;
+    engine_on(plan.executable(weights, options)?, options)
+}
+
+#[cfg(feature = "cpu")]
+fn engine_on(executable: Arc<cpu::Executable>, options: &Options) -> Result<Engine, Diagnostics> {
     let shared = options.threads > 1 && executable.is_shareable();
     let pool = shared.then(|| Arc::new(Pool::new(options.threads)));
     let session = cpu::Session::with_pool(executable, pool).map_err(|e| e.diagnostic())?;

@@ -44,8 +44,13 @@ struct Outcome {
 }
 
 /// Runs `dlc` with words split at spaces; single quotes hold a word together, `< TEXT` at the end
-/// is standard input.
+/// is standard input. There is no place for a key, so that files hold nothing of this machine.
 fn call(dir: &Path, line: &str) -> Outcome {
+    call_with_data(dir, line, &dir.join("small.dl"))
+}
+
+/// As [`call`], with the folder of the user's data.
+fn call_with_data(dir: &Path, line: &str, data: &Path) -> Outcome {
     let (line, input) = line.split_once(" < ").map_or((line, ""), |(l, i)| (l, i));
     let mut words = vec![];
     for (i, part) in line.split('\'').enumerate() {
@@ -59,6 +64,7 @@ fn call(dir: &Path, line: &str) -> Outcome {
         .args(words)
         .current_dir(dir)
         .env("NO_COLOR", "1")
+        .env("XDG_DATA_HOME", data)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -291,6 +297,50 @@ fn builds_are_equal() {
         assert_eq!(run("1", model), run("2", model));
         assert_eq!(run("1", model), run("1", &format!("{name}1.dlm")));
     }
+    let _ = std::fs::remove_dir_all(&dir);
+}
+
+/// Machine code in a `.dlm` is used under the key that sealed it, and else made anew.
+#[cfg(feature = "cpu")]
+#[test]
+fn code_is_used_under_its_own_key() {
+    let dir = folder("sealed");
+    let (mine, yours) = (dir.join("mine"), dir.join("yours"));
+    let compile = |name: &str, threads: u8, data: &Path| {
+        let line = format!("dlc compile small.dl -o {name} --threads {threads}");
+        let o = call_with_data(&dir, &line, data);
+        assert_eq!(o.status, 0, "{}", o.stderr);
+        std::fs::read(dir.join(name)).unwrap()
+    };
+    let bytes = compile("mine.dlm", 1, &mine);
+    assert_eq!(bytes, compile("again.dlm", 2, &mine));
+    assert!(bytes != compile("yours.dlm", 1, &yours));
+    let run = |name: &str, data: &Path| {
+        let line = format!("dlc run {name} -v --input x=f32[2,3]:1,2,3,4,5,6 --input s=2");
+        let o = call_with_data(&dir, &line, data);
+        assert_eq!(o.status, 0, "{}", o.stderr);
+        (o.stdout, o.stderr)
+    };
+    let (want, said) = run("mine.dlm", &mine);
+    assert!(want.contains("12"), "{want}");
+    assert_eq!(said, "", "nothing is compiled");
+    for (name, data, why) in [
+        ("mine.dlm", &yours, "not sealed by this user"),
+        ("yours.dlm", &mine, "not sealed by this user"),
+        ("mine.dlm", &dir.join("nobody"), "not sealed by this user"),
+    ] {
+        let (found, said) = run(name, data);
+        assert_eq!(found, want);
+        assert!(said.contains(why), "{said}");
+    }
+    // One byte of the code, which ends before the container's directory.
+    let at = bytes.windows(4).position(|w| w == b"PK\x01\x02").unwrap() - 8;
+    let mut altered = bytes.clone();
+    altered[at] ^= 1;
+    std::fs::write(dir.join("altered.dlm"), altered).unwrap();
+    let (found, said) = run("altered.dlm", &mine);
+    assert_eq!(found, want);
+    assert!(said.contains("not sealed by this user"), "{said}");
     let _ = std::fs::remove_dir_all(&dir);
 }
 

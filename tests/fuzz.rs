@@ -71,11 +71,11 @@ fn dlm() {
         dtype: "f32".into(),
         shape: vec!["batch".into(), "4".into()],
     });
-    let small = dlm::write(&parts).unwrap();
+    let small = dlm::write(&parts, None).unwrap();
     parts.weights.insert("w", Tensor::from_slice(&[2], &[1.0f32, 2.0]));
     parts.constants.insert("c", Tensor::from_slice(&[1], &[7i64]));
     let words = "PK\u{1}\u{2} PK\u{3}\u{4} PK\u{5}\u{6} graph.dl manifest.json \"f32\" \"sha256\" ../x [[[[ {{{{";
-    run("dlm", &[small, dlm::write(&parts).unwrap()], words, dlm::fuzz);
+    run("dlm", &[small, dlm::write(&parts, None).unwrap()], words, dlm::fuzz);
 }
 
 /// The entries of a compiled model, under checksums that agree with them: what lies behind these.

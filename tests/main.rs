@@ -16,6 +16,8 @@ mod ops;
 mod ops_reference;
 mod random;
 #[cfg(feature = "cpu")]
+mod sealed;
+#[cfg(feature = "cpu")]
 mod session;
 mod shapes;
 mod targets;

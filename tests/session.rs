@@ -78,7 +78,7 @@ impl Build {
             kernel,
             args,
             ops: vec![],
-            generator: "hand",
+            generator: "hand".into(),
             queue: Queue::Cpu,
             wave: 0,
             depends_on: vec![],

@@ -54,7 +54,7 @@ fn unzip(bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
 
 /// The sample with some of its entries changed.
 fn changed(change: impl Fn(&str, Vec<u8>) -> Vec<u8>) -> Vec<u8> {
-    let entries = unzip(&write(&sample()).unwrap());
+    let entries = unzip(&write(&sample(), None).unwrap());
     let new: Vec<(String, Vec<u8>)> =
         entries.into_iter().map(|(name, bytes)| (name.clone(), change(&name, bytes))).collect();
     let borrowed: Vec<(&str, &[u8])> =
@@ -72,8 +72,8 @@ fn in_manifest(from: &str, to: &str) -> Vec<u8> {
 #[test]
 fn there_and_back() {
     let parts = sample();
-    let bytes = write(&parts).unwrap();
-    assert_eq!(bytes, write(&parts).unwrap());
+    let bytes = write(&parts, None).unwrap();
+    assert_eq!(bytes, write(&parts, None).unwrap());
     let shared = shared(&bytes);
     let read_back = read(shared.clone()).unwrap();
     assert_eq!(read_back, parts);
@@ -81,7 +81,7 @@ fn there_and_back() {
     let all = (*shared).as_ref().as_ptr_range();
     assert!(all.start <= weight.start && weight.end <= all.end, "tensors share the file");
     let plain = Parts { constants: Weights::default(), ..parts };
-    assert_eq!(read(self::shared(&write(&plain).unwrap())).unwrap(), plain);
+    assert_eq!(read(self::shared(&write(&plain, None).unwrap())).unwrap(), plain);
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn a_file_by_memory_map() {
 #[test]
 fn every_cut_and_every_flipped_byte() {
     let parts = sample();
-    let bytes = write(&parts).unwrap();
+    let bytes = write(&parts, None).unwrap();
     for cut in 0..bytes.len() {
         assert!(read(shared(&bytes[..cut])).is_err(), "cut at {cut}");
     }
@@ -135,7 +135,7 @@ fn altered_and_foreign_files() {
 
 #[test]
 fn hostile_containers() {
-    let entries = unzip(&write(&sample()).unwrap());
+    let entries = unzip(&write(&sample(), None).unwrap());
     let borrowed: Vec<(&str, &[u8])> =
         entries.iter().map(|(n, b)| (n.as_str(), b.as_slice())).collect();
     let stored = CompressionMethod::Stored;
@@ -162,7 +162,7 @@ fn hostile_containers() {
     }
     assert_eq!(code(&twice), "E0909");
     // Sizes beyond the file, in the central directory.
-    let good = write(&sample()).unwrap();
+    let good = write(&sample(), None).unwrap();
     let at = good.windows(4).position(|w| w == b"PK\x01\x02").unwrap();
     for field in [20, 24, 42] {
         let mut grown = good.clone();

@@ -46,15 +46,19 @@ pub fn parts(model: &Model) -> Parts {
 
 /// The graph and the weights of a file.
 pub fn open(name: &str, parts: Parts) -> Result<(Graph, Weights), Diagnostics> {
-    let constants: Constants = parts.constants.tensors.into_iter().collect();
+    Ok((parse(name, &parts.graph, parts.constants)?, parts.weights))
+}
+
+pub(super) fn parse(name: &str, text: &str, constants: Weights) -> Result<Graph, Diagnostics> {
+    let constants: Constants = constants.tensors.into_iter().collect();
     let options = LoadOptions { constants: &constants, ..LoadOptions::default() };
-    let loaded = front::load(&format!("{name}/graph.dl"), &parts.graph, &options);
+    let loaded = front::load(&format!("{name}/graph.dl"), text, &options);
     let (lowered, said) = match loaded.diagnostics.is_empty() {
         true => loaded.module.lower(None, false),
         false => (None, loaded.diagnostics),
     };
     match lowered {
-        Some(l) => Ok((l.graph, parts.weights)),
+        Some(l) => Ok(l.graph),
         None => Err(Diagnostics { sources: loaded.module.into_sources(), list: said }),
     }
 }

@@ -3,6 +3,8 @@
 //! A [`Machine`] is plain data, so that one machine can compile for another. *Machine choices*
 //! (vector width, tiles, blocking, threads) may depend on it; numeric choices never do.
 
+use serde::{Deserialize, Serialize};
+
 /// Instruction sets that differ for dlc.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Isa {
@@ -16,7 +18,7 @@ pub enum Isa {
 }
 
 /// How a multiply followed by an add rounds. Results are equal to the bit within one class.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Numerics {
     /// Once: a fused multiply-add.
     Fused,

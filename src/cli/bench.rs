@@ -10,7 +10,7 @@ use super::load::{self, Missing};
 use super::report::{Failure, Reporter};
 use super::{out, profile, run};
 use crate::base::{Bindings, Tensor};
-use crate::model::{Diagnostics, Model};
+use crate::model::{Diagnostics, Model, Runs};
 use crate::session::Session;
 
 #[derive(clap::Args)]
@@ -42,14 +42,13 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
         return Err(Failure::usage("`--duration` and `--warmup` are seconds, at most 3600"));
     }
     let reporter = Reporter::new(global);
-    let loaded = load::load(&args.model.model, &args.compile, Missing::Random)?;
-    let load_ms = loaded.load_ms;
+    let (spec, compile) = (&args.model.model, &args.compile);
     let start = Instant::now();
-    let model = loaded.compile(&args.compile, &reporter)?;
-    let plan = model.plan(&Bindings::new())?;
+    let (model, load_ms) = load::runnable(spec, compile, Missing::Random, Runs::Many, &reporter)?;
+    let program = model.program(&Bindings::new())?;
     let inputs = run::filled(&model, BTreeMap::new())?;
     let mut session = bound(&model, &inputs)?;
-    let compile_ms = start.elapsed().as_secs_f64() * 1e3;
+    let compile_ms = start.elapsed().as_secs_f64() * 1e3 - load_ms;
     let first = time(&mut session)?;
     let mut times = vec![];
     let until = |seconds: f64| Instant::now() + Duration::from_secs_f64(seconds);
@@ -63,7 +62,6 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
     }
     times.sort_by(f64::total_cmp);
     let at = |q: f64| times[((times.len() - 1) as f64 * q).round() as usize];
-    let program = &plan.program;
     let flops = program.flops();
     let weights: usize = model.weights().tensors.values().map(|t| t.bytes().len()).sum();
     let mut result = json!({
@@ -82,7 +80,7 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
     });
     let mut profiled = String::new();
     if args.profile {
-        let launches = profile::launches(&plan.program, &mut session, args.duration);
+        let launches = profile::launches(&program, &mut session, args.duration);
         result["launches"] = launches.iter().map(profile::Row::json).collect();
         profiled = profile::text(launches);
     }

@@ -7,7 +7,10 @@ use super::emit;
 use super::load::{self, Missing};
 use super::out;
 use super::report::{Failure, Reporter, reason};
+#[cfg(feature = "cpu")]
+use crate::artifact::code;
 use crate::artifact::{dlm, model_file};
+use crate::model::Model;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -60,10 +63,7 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
     let mut files = vec![];
     for (kind, path) in wanted {
         let bytes = match kind.as_str() {
-            "dlm" => {
-                let parts = model_file::parts(&model);
-                dlm::write(&parts)?
-            }
+            "dlm" => file(&model, &reporter)?,
             _ => emit::text(&kind, &model)?.into_bytes(),
         };
         let path =
@@ -114,6 +114,29 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
     }
     text.push_str(&format!("target {}, {ms:.1} ms\n", model.options().target.row.name));
     out::text(&text)
+}
+
+/// A `.dlm`; with code where this user has a key to seal it with.
+#[cfg(feature = "cpu")]
+fn file(model: &Model, reporter: &Reporter) -> Result<Vec<u8>, Failure> {
+    let parts = model_file::parts(model);
+    let seal = super::seal::made().unwrap_or_else(|e| {
+        reporter.note(&format!("no machine code is stored: {e}"));
+        None
+    });
+    let Some(seal) = seal else { return Ok(dlm::write(&parts, None)?) };
+    let compiled = code::compiled(model)?;
+    let sealed = compiled.as_ref().map(|c| dlm::Sealed {
+        code: &c.code,
+        prepared: &c.prepared,
+        seal: &seal,
+    });
+    Ok(dlm::write(&parts, sealed)?)
+}
+
+#[cfg(not(feature = "cpu"))]
+fn file(model: &Model, _: &Reporter) -> Result<Vec<u8>, Failure> {
+    Ok(dlm::write(&model_file::parts(model), None)?)
 }
 
 fn extension(kind: &str) -> &str {

@@ -44,7 +44,7 @@ fn known(kind: &str) -> Result<(), Failure> {
 pub fn text(kind: &str, model: &Model) -> Result<String, Failure> {
     known(kind)?;
     match kind {
-        "ir" => Ok(print_graph(model.graph()).text),
+        "ir" => Ok(print_graph(model.graph()?).text),
         "dlm" => Err(Failure::usage("a `.dlm` is no text").help("`dlc compile -o OUT.dlm`")),
         _ => {
             let plan = model.plan(&Default::default())?;

@@ -7,6 +7,8 @@ use serde_json::json;
 
 use super::args::{Compile, later};
 use super::report::{Failure, Reporter, reason};
+#[cfg(feature = "cpu")]
+use crate::artifact::code;
 use crate::artifact::{dlm, map::map_file, model_file};
 use crate::base::codes::FILE_SYSTEM;
 use crate::base::diag::Diagnostic;
@@ -14,7 +16,7 @@ use crate::base::source::SourceMap;
 use crate::import::Weights;
 use crate::ir::Graph;
 use crate::load::{self, Files};
-use crate::model::{Diagnostics, Model, Options, WeightSource};
+use crate::model::{Diagnostics, Model, Options, Runs, WeightSource};
 use crate::pass::PassStat;
 
 /// `FILE`, `FILE:NAME`, or `-`.
@@ -273,6 +275,48 @@ pub fn model(
     reporter: &Reporter,
 ) -> Result<Model, Failure> {
     load(spec, args, missing)?.compile(args, reporter)
+}
+
+/// A model that runs, and what reading it took, in milliseconds: the code in a `.dlm` where it may
+/// be used, else compiled.
+pub fn runnable(
+    spec: &Spec,
+    args: &Compile,
+    missing: Missing,
+    runs: Runs,
+    reporter: &Reporter,
+) -> Result<(Model, f64), Failure> {
+    let start = std::time::Instant::now();
+    if let Some(model) = restored(spec, args, reporter)? {
+        return Ok((model, start.elapsed().as_secs_f64() * 1e3));
+    }
+    let mut loaded = load(spec, args, missing)?;
+    loaded.options.runs = runs;
+    let load_ms = loaded.load_ms;
+    Ok((loaded.compile(args, reporter)?, load_ms))
+}
+
+#[cfg(feature = "cpu")]
+fn restored(spec: &Spec, args: &Compile, reporter: &Reporter) -> Result<Option<Model>, Failure> {
+    let asked = args.dump_after.is_some() || args.time_passes || !args.pin.is_empty();
+    if !spec.has_extension("dlm") || asked {
+        return Ok(None);
+    }
+    let options = args.options()?;
+    let file = dlm::open_file(Path::new(&spec.path))?;
+    let model = match super::seal::known() {
+        Some(seal) => code::restore(&file, &seal, &options),
+        None => Err(code::Unused::Seal),
+    };
+    if let Err(why) = &model {
+        reporter.note(&format!("`{}` is compiled anew: {why}", spec.path));
+    }
+    Ok(model.ok())
+}
+
+#[cfg(not(feature = "cpu"))]
+fn restored(_: &Spec, _: &Compile, _: &Reporter) -> Result<Option<Model>, Failure> {
+    Ok(None)
 }
 
 /// Writes what compiling took as a Chrome trace: passes, and for the plans that were made lowering,

@@ -21,6 +21,8 @@ mod profile;
 mod report;
 mod run;
 mod schema;
+#[cfg(feature = "cpu")]
+mod seal;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

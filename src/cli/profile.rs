@@ -1,5 +1,6 @@
 //! `dlc bench --profile`: what each launch takes, and how fast it is.
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -11,8 +12,8 @@ use crate::session::Session;
 pub struct Row {
     id: usize,
     kernel: String,
-    generator: &'static str,
-    ops: Vec<&'static str>,
+    generator: Cow<'static, str>,
+    ops: Vec<Cow<'static, str>>,
     /// Executions in a run: more than one inside a repeat.
     times: u64,
     /// Median over the runs.
@@ -94,7 +95,7 @@ pub fn launches(program: &Program, session: &mut Session, seconds: f64) -> Vec<R
     let row = |(id, l): (usize, &crate::schedule::program::Launch)| Row {
         id,
         kernel: program.kernel(l.kernel).name.to_string(),
-        generator: l.generator,
+        generator: l.generator.clone(),
         ops: l.ops.clone(),
         times: executions[id],
         us: medians[id],

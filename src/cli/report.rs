@@ -104,6 +104,13 @@ impl Reporter {
         }
     }
 
+    /// Something to know under `-v` only.
+    pub fn note(&self, text: &str) {
+        if self.verbose {
+            eprintln!("note: {text}");
+        }
+    }
+
     fn show(&self, sources: &SourceMap, list: &[Diagnostic]) {
         let text: String = match self.format {
             MessageFormat::Human => {

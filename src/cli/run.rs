@@ -55,9 +55,8 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
         return Err(later("`--grad`"));
     }
     let reporter = Reporter::new(global);
-    let mut loaded = load::load(&args.model.model, &args.compile, Missing::Refuse)?;
-    loaded.options.runs = Runs::Once;
-    let model = loaded.compile(&args.compile, &reporter)?;
+    let (spec, compile) = (&args.model.model, &args.compile);
+    let (model, _) = load::runnable(spec, compile, Missing::Refuse, Runs::Once, &reporter)?;
     let given = inputs(&model, &args.input)?;
     let inputs = match args.random {
         true => filled(&model, given)?,

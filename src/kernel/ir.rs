@@ -9,6 +9,8 @@
 //! - Offsets count elements. Every access lies inside its buffer for all iterations.
 //! - `valid` lanes of a load or store touch memory; the others read as `fill`, or write nothing.
 
+use serde::{Deserialize, Serialize};
+
 use crate::base::DType;
 use crate::base::machine::Numerics;
 use crate::ir::scalar::Combine;
@@ -257,7 +259,7 @@ pub struct Region {
     pub yields: Vec<Val>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Access {
     Read,
     Write,
@@ -265,7 +267,7 @@ pub enum Access {
 }
 
 /// A buffer that the caller passes.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Param {
     pub name: String,
     pub elem: DType,
@@ -275,7 +277,7 @@ pub struct Param {
 }
 
 /// Whose a scratch buffer is.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Scope {
     /// One for each worker; holds nothing from one grid point to the next.
     Worker,
@@ -283,7 +285,7 @@ pub enum Scope {
     Shared,
 }
 
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Scratch {
     pub elem: DType,
     /// In elements.
@@ -291,7 +293,8 @@ pub struct Scratch {
     pub scope: Scope,
 }
 
-#[derive(Clone, PartialEq, Debug)]
+/// Beside its code a stored kernel needs no body: `serde` leaves out how it computes.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Kernel {
     pub name: String,
     pub numerics: Numerics,
@@ -304,7 +307,9 @@ pub struct Kernel {
     pub inplace: Vec<(u16, u16)>,
     pub scratch: Vec<Scratch>,
     /// Types of all registers, by `Val`.
+    #[serde(skip)]
     pub types: Vec<Ty>,
+    #[serde(skip)]
     pub body: Region,
 }
 

@@ -38,6 +38,26 @@ impl Executable {
         Ok(Executable { program, layout, code })
     }
 
+    /// A Program with the code of its kernels, which need no bodies.
+    ///
+    /// # Safety
+    /// Function `i` was compiled by dlc from the Program's kernel `i`, and runs on this machine.
+    pub unsafe fn restore(
+        program: Arc<Program>,
+        target: &Target,
+        functions: &[&[u8]],
+        align: u64,
+    ) -> Result<Executable, RunError> {
+        let layout = Layout::of(&program)?;
+        if functions.len() != program.kernels.len() {
+            return Err(RunError::Program("kernels and their functions differ".into()));
+        }
+        // SAFETY: the caller vouches for the functions.
+        let code = unsafe { cpu::place(functions, align, target) };
+        let code = code.map_err(|e| RunError::Kernel(e.to_string()))?;
+        Ok(Executable { program, layout, code })
+    }
+
     pub fn program(&self) -> &Arc<Program> {
         &self.program
     }

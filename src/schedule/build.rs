@@ -362,8 +362,8 @@ impl Assembler<'_> {
         self.program.launches.push(Launch {
             kernel,
             args: all,
-            ops,
-            generator,
+            ops: ops.into_iter().map(Into::into).collect(),
+            generator: generator.into(),
             queue: Queue::Cpu,
             wave: self.wave,
             depends_on,

@@ -5,22 +5,25 @@
 //! last uses it. A [`Launch`] runs one kernel over its grid; it passes one pointer for each
 //! parameter of the kernel.
 
+use std::borrow::Cow;
 use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use crate::base::{DType, Tensor};
 use crate::kernel::ir::Kernel;
 
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct BufferId(pub u32);
 
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct LaunchId(pub u32);
 
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct KernelId(pub u32);
 
 /// Whose bytes a buffer is; the number counts within the class, in the order of the signature.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Place {
     /// The caller's, read only.
     Input(u32),
@@ -35,8 +38,9 @@ pub enum Place {
 }
 
 /// A tensor in memory, packed row-major.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Buffer {
+    #[serde(with = "shared_text")]
     pub name: Arc<str>,
     pub dtype: DType,
     pub shape: Vec<usize>,
@@ -61,7 +65,7 @@ impl Buffer {
 }
 
 /// What a launch passes for one parameter.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Arg {
     pub buffer: BufferId,
     /// In bytes, from the start of the buffer.
@@ -76,7 +80,7 @@ impl Arg {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Queue {
     Cpu,
     Gpu,
@@ -91,14 +95,14 @@ impl Queue {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Launch {
     pub kernel: KernelId,
     pub args: Vec<Arg>,
     /// Names of the graph's ops that the launch computes, in graph order.
-    pub ops: Vec<&'static str>,
+    pub ops: Vec<Cow<'static, str>>,
     /// The generator that built the kernel.
-    pub generator: &'static str,
+    pub generator: Cow<'static, str>,
     pub queue: Queue,
     pub wave: u32,
     pub depends_on: Vec<LaunchId>,
@@ -108,7 +112,7 @@ pub struct Launch {
     pub estimate_us: f64,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Step {
     Launch(LaunchId),
     /// The body `times` times, one after the other.
@@ -125,22 +129,24 @@ pub enum Step {
 }
 
 /// Waves, one after the other; the steps of a wave are independent.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Block {
     pub waves: Vec<Vec<Step>>,
 }
 
 /// An input, output, constant or state of a program.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Port {
+    #[serde(with = "shared_text")]
     pub name: Arc<str>,
     pub dtype: DType,
     pub shape: Vec<usize>,
     pub buffer: BufferId,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Program {
+    #[serde(with = "shared_text")]
     pub name: Arc<str>,
     pub buffers: Vec<Buffer>,
     /// Distinct kernels; launches share them.
@@ -153,7 +159,8 @@ pub struct Program {
     /// A state is read and written through one buffer.
     pub states: Vec<Port>,
     pub consts: Vec<Port>,
-    /// Values of `consts`.
+    /// Values of `consts`; stored apart from the rest.
+    #[serde(skip)]
     pub const_values: Vec<Tensor>,
     pub arena_bytes: u64,
     /// The greatest sum of live bytes at any moment: no plan can be smaller.
@@ -186,5 +193,20 @@ impl Program {
             Step::Branch { then, els, .. } => self.flops_of(then).max(self.flops_of(els)),
         };
         block.waves.iter().flatten().fold(0, |sum, step| sum.saturating_add(of(step)))
+    }
+}
+
+/// Names as `serde` takes them.
+mod shared_text {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(text: &Arc<str>, to: S) -> Result<S::Ok, S::Error> {
+        (**text).serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<str>, D::Error> {
+        String::deserialize(from).map(Into::into)
     }
 }

@@ -23,7 +23,7 @@ pub fn run(args: &Args, format: Format, reporter: &Reporter) -> Result<(), Failu
     .map_err(|d| Diagnostics { sources, list: d.list })?;
     let graph = match (&args.before, &args.after) {
         (Some(_), Some(_)) => return Err(Failure::usage("either `--before` or `--after`")),
-        (None, None) => model.graph().clone(),
+        (None, None) => model.graph()?.clone(),
         (None, Some(pass)) => seen[position(&seen, pass)?].1.clone(),
         (Some(pass), None) => match position(&seen, pass)? {
             0 => model.source().clone(),

@@ -209,7 +209,7 @@ pub fn kernels(model: &Model) -> Result<Json, Failure> {
     let row = |(i, k): (usize, &crate::kernel::ir::Kernel)| {
         let launches: Vec<usize> =
             (0..p.launches.len()).filter(|l| p.launches[*l].kernel.0 as usize == i).collect();
-        let generator = launches.first().map(|l| p.launches[*l].generator);
+        let generator = launches.first().map(|l| &p.launches[*l].generator);
         json!({
             "id": i, "name": k.name, "generator": generator, "grid": k.grid,
             "scratch_bytes": k.scratch_bytes(), "launches": launches,

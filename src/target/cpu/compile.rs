@@ -79,6 +79,20 @@ pub fn compile(
     jit::place(clif.isa(), compiled)
 }
 
+/// Places code that was compiled earlier, as [`Code::function_bytes`] gives it.
+///
+/// # Safety
+/// Each function was compiled by dlc and runs on this machine.
+pub unsafe fn place(
+    functions: &[&[u8]],
+    align: u64,
+    target: &Target,
+) -> Result<Code, CodegenError> {
+    let one = |f: &&[u8]| Compiled { bytes: f.to_vec(), align, fallback: None };
+    let clif = Clif::new(target, Effort::Compile)?;
+    jit::place(clif.isa(), functions.iter().map(one).collect())
+}
+
 fn compile_one(
     kernel: &Kernel,
     target: &Target,

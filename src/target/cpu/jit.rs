@@ -16,7 +16,9 @@ const ALIGN: u64 = 64;
 /// Functions of kernels. The memory is never writable and executable at once.
 pub struct Code {
     functions: Vec<KernelFn>,
-    bytes: usize,
+    /// Bytes of each function.
+    lengths: Vec<usize>,
+    align: u64,
     fallbacks: Vec<(usize, String)>,
     /// Owns the memory; behind a lock only because the module is not `Sync`.
     module: Mutex<Option<JITModule>>,
@@ -30,7 +32,19 @@ impl Code {
 
     /// Bytes of machine code.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.lengths.iter().sum()
+    }
+
+    /// The code of kernel `i`: position independent, so it may be placed again elsewhere.
+    pub fn function_bytes(&self, i: usize) -> &[u8] {
+        // SAFETY: so many bytes were placed there; they are readable and never change while `self`
+        // lives.
+        unsafe { std::slice::from_raw_parts(self.functions[i] as *const u8, self.lengths[i]) }
+    }
+
+    /// Where functions may begin: multiples of this many bytes.
+    pub fn align(&self) -> u64 {
+        self.align
     }
 
     /// Kernels that Cranelift compiled on a machine that the AVX emitter is for, and why.
@@ -83,8 +97,9 @@ pub(super) fn place(isa: OwnedTargetIsa, compiled: Vec<Compiled>) -> Result<Code
         unsafe { std::mem::transmute::<*const u8, KernelFn>(address) }
     };
     let functions = ids.into_iter().map(function).collect();
-    let bytes = compiled.iter().map(|c| c.bytes.len()).sum();
+    let lengths = compiled.iter().map(|c| c.bytes.len()).collect();
+    let align = compiled.iter().map(|c| c.align).max().unwrap_or(0).max(ALIGN);
     let why = |(i, c): (usize, Compiled)| Some((i, c.fallback?));
     let fallbacks = compiled.into_iter().enumerate().filter_map(why).collect();
-    Ok(Code { functions, bytes, fallbacks, module: Mutex::new(Some(module)) })
+    Ok(Code { functions, lengths, align, fallbacks, module: Mutex::new(Some(module)) })
 }

@@ -18,7 +18,7 @@ mod testing;
 pub mod x86;
 
 #[cfg(feature = "cpu")]
-pub use compile::{CodegenError, Effort, Options, compile, print_assembly, print_clif};
+pub use compile::{CodegenError, Effort, Options, compile, place, print_assembly, print_clif};
 #[cfg(feature = "cpu")]
 pub use jit::Code;
 
