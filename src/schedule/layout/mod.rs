@@ -19,7 +19,7 @@ use crate::ir::attr::Attr;
 use crate::ir::builder::Builder;
 use crate::ir::graph::{Graph, NodeId, Output, Value};
 use crate::ir::op::{Class, ContractSpec, OpError, Source};
-use crate::kernel::generate::contract::{Extent, panel_width};
+use crate::kernel::generate::contract::{Extent, is_small, panel_width};
 
 use super::consts::Split;
 use maps::Conv;
@@ -219,9 +219,16 @@ impl Panels {
         let spatial = &graph.node(id).results[0].shape.concrete()?[2..];
         let columns = shape[0];
         let pointwise = spec.kernel.iter().chain(&spec.stride).all(|n| *n == 1);
+        let [lines, points] = match spatial {
+            [.., lines, points] => [*lines, *points],
+            _ => [1, *spatial.last()?],
+        };
+        let steps = spec.kernel.iter().product::<usize>();
+        let [h, w, steps] = [lines, points, steps].map(|n| n as i64);
         let rows: usize = match pointwise {
             true => spatial.iter().product(),
-            false => *spatial.last()?,
+            false if is_small(h, w, steps) => lines * points,
+            false => points,
         };
         let bytes = ty.dtype.compute().bytes().max(4);
         let reduced = shape[1..].iter().product();

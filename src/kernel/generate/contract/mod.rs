@@ -22,6 +22,7 @@ use crate::kernel::build::KernelBuilder;
 use crate::kernel::ir::{Buf, Kernel, Val};
 use crate::kernel::nest::Nest;
 use plan::Plan;
+pub use plan::is_small;
 use tiling::Tiling;
 pub use tiling::{Extent, panel_width};
 
@@ -33,7 +34,7 @@ pub fn is_contraction(nest: &Nest) -> bool {
 /// `None` where the nest is no contraction, shares nothing, or would need too many kinds of tiles.
 pub fn build(nest: &Nest, machine: &Machine) -> Option<Kernel> {
     let plan = Plan::of(nest, 0).filter(Plan::shares)?;
-    let tiling = Tiling::of(&plan, machine)?;
+    let (plan, tiling) = tiled(plan, 0, machine)?;
     Some(tiles::build(&plan, &tiling, machine))
 }
 
@@ -47,7 +48,17 @@ pub fn within(
     point: &[Val],
 ) -> bool {
     let Some(plan) = Plan::of(nest, point.len()) else { return false };
-    let Some(tiling) = Tiling::of(&plan, machine) else { return false };
+    let Some((plan, tiling)) = tiled(plan, point.len(), machine) else { return false };
     tiles::within(b, &plan, &tiling, slots, point);
     true
+}
+
+/// The plan with its tiles: those of a small map, if they are not of too many kinds.
+fn tiled<'a>(plan: Plan<'a>, fixed: usize, machine: &Machine) -> Option<(Plan<'a>, Tiling)> {
+    let small = plan.of_small_map(fixed);
+    if let Some((small, tiling)) = small.and_then(|s| Tiling::of(&s, machine).map(|t| (s, t))) {
+        return Some((small, tiling));
+    }
+    let tiling = Tiling::of(&plan, machine)?;
+    Some((plan, tiling))
 }

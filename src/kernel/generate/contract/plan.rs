@@ -28,6 +28,15 @@ const MANY_ROWS: i64 = 14;
 /// Dot products at least this long, of operands contiguous along the sum and with no rows that
 /// would share a load, are left to the generic reduction with its partial results.
 const LONG_DOT: i64 = 32;
+/// Points of small maps that are rows together, and the longest line of such a map.
+const SMALL: (i64, i64) = (64, 8);
+
+/// Whether all points of a map are the rows of one product, so that tiles span its lines;
+/// `steps`: those of the sum that its padding depends on.
+pub fn is_small(lines: i64, points: i64, steps: i64) -> bool {
+    let (all, line) = SMALL;
+    lines > 1 && points <= line && lines * points <= all && steps <= STATIC
+}
 
 pub struct Plan<'a> {
     pub nest: &'a Nest,
@@ -43,6 +52,8 @@ pub struct Plan<'a> {
     pub columns: usize,
     /// The axis of rows: of the narrow operand only.
     pub rows: Option<usize>,
+    /// Whether rows are the points of a small map: each tile of them has code of its own.
+    pub small: bool,
     /// The operand that lies in lanes, behind its guards.
     pub wide: u32,
     /// The operand that has the rows, behind its guards.
@@ -88,9 +99,31 @@ impl<'a> Plan<'a> {
     pub fn of(nest: &'a Nest, fixed: usize) -> Option<Plan<'a>> {
         let kept = kept_stages(nest)?;
         let space = Space::of(nest, &kept, fixed)?;
-        let (stages, outs) = space.resolved(nest, &kept);
+        Plan::over(nest, &kept, &space)
+    }
+
+    /// The same with all points of a small map as rows, where rows are those of one line.
+    pub fn of_small_map(&self, fixed: usize) -> Option<Plan<'a>> {
+        let lines = self.lines()?;
+        let kept = kept_stages(self.nest)?;
+        let space = Space::of(self.nest, &kept, fixed)?;
+        let plan = Plan::over(self.nest, &kept, &space.merged(lines))?;
+        Some(Plan { small: true, ..plan })
+    }
+
+    /// The axis of lines of a small map whose rows are the points of one line.
+    fn lines(&self) -> Option<usize> {
+        let rows = self.rows.filter(|_| !self.lanewise)?;
+        let of_narrow = |o: &&(usize, bool, bool)| o.0 + 1 == rows && !o.1 && o.2;
+        let &(lines, ..) = self.others.iter().find(of_narrow)?;
+        is_small(self.extents[lines], self.extents[rows], 1).then_some(lines)
+    }
+
+    fn over(nest: &'a Nest, kept: &[u16], space: &Space) -> Option<Plan<'a>> {
+        let (stages, outs) = space.resolved(nest, kept);
         let clips = space.clips();
-        let Space { extents, rank, .. } = space;
+        let &Space { ref extents, rank, fixed, .. } = space;
+        let extents = extents.clone();
         let body = &stages[0].1;
         let Leaf::Fn(ScalarFn::Mul, args) = &body.leaves[body.root as usize] else { return None };
         let operands = [Operand::of(body, args[0])?, Operand::of(body, args[1])?];
@@ -141,6 +174,7 @@ impl<'a> Plan<'a> {
             rank,
             columns,
             rows,
+            small: false,
             wide,
             narrow,
             lanewise,
@@ -335,7 +369,9 @@ impl Space {
             .collect();
         let rank = self.rank - (i + 1 < self.rank) as usize;
         let point = self.point.iter().map(|e| e.substitute(&by, &extents)).collect();
-        Space { extents, fixed: self.fixed, rank, point, ragged: vec![] }
+        let moved = |&(axis, n): &(usize, i64)| (axis - (axis > i) as usize, n);
+        let ragged = self.ragged.iter().map(moved).collect();
+        Space { extents, fixed: self.fixed, rank, point, ragged }
     }
 
     /// An axis that an access sees in groups of `d` (grouped convolutions, channels in blocks), but
@@ -516,8 +552,16 @@ fn guards(
     for g in all {
         let mut axes = vec![];
         for (term, c) in &g.expr.terms {
-            let Term::Axis(a) = term else { return None };
-            axes.push((*a as usize, *c));
+            match term {
+                Term::Axis(a) => axes.push((*a as usize, *c)),
+                // Lines and points of a small map.
+                Term::FloorDiv(inner, _) | Term::Mod(inner, _)
+                    if **inner == Expr::axis(tied_to) =>
+                {
+                    axes.push((tied_to, 0));
+                }
+                Term::FloorDiv(..) | Term::Mod(..) | Term::Dyn { .. } => return None,
+            }
         }
         let outer = axes.iter().any(|(a, _)| *a < rank && *a != tied_to);
         if !outer {

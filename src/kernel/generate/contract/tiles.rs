@@ -159,6 +159,7 @@ impl Tiles<'_> {
         let fixed = |b: &mut KernelBuilder| {
             let mut coords = coords.clone();
             coords[axis] = match band.to == band.from + 1 {
+                true if self.plan.small => b.index(0),
                 true => b.index(band.first),
                 false => {
                     let first = b.times(coords[axis], band.rows);
@@ -238,7 +239,10 @@ impl Tiles<'_> {
             count *= plan.extents[*axis];
         }
         let height = b.index(band.rows);
-        let tile = b.op(Op::Div, &[coords[rows], height]);
+        let tile = match plan.small {
+            true => b.index(band.from),
+            false => b.op(Op::Div, &[coords[rows], height]),
+        };
         number = b.times(number, down);
         number = b.add(number, tile);
         let all = width / lanes as i64;
@@ -247,6 +251,12 @@ impl Tiles<'_> {
         let number = b.op(Op::Min, &[number, last]);
         let first = b.times(number, vectors * lanes as i64);
         Some(Ahead { skip: b.offset(first, panel.stride), vectors })
+    }
+
+    /// The rows of a tile: counted from its first one, or in a small map from that of the map.
+    fn rows(&self, band: &Band) -> Range<i64> {
+        let first = if self.plan.small { band.first } else { 0 };
+        first..first + band.rows
     }
 
     fn tile(&self, b: &mut KernelBuilder, tile: &Tile) {
@@ -262,7 +272,7 @@ impl Tiles<'_> {
         }
         let sums = self.sum(b, tile, 0, tile.coords.clone(), sums);
         let mut sums = sums.into_iter();
-        for row in 0..tile.band.rows {
+        for row in self.rows(tile.band) {
             for piece in &tile.kind.pieces {
                 let sum = sums.next().expect("one for each row and piece");
                 self.finish(b, tile, (row, piece), sum);
@@ -402,8 +412,8 @@ impl Tiles<'_> {
                 }
             });
         }
-        for row in 0..tile.band.rows {
-            if !step.inside[row as usize] {
+        for (i, row) in self.rows(tile.band).enumerate() {
+            if !step.inside[i] {
                 continue;
             }
             let mut broadcast: BTreeMap<u16, Val> = BTreeMap::new();
@@ -422,7 +432,7 @@ impl Tiles<'_> {
                         y
                     }
                 };
-                let sum = &mut sums[row as usize * pieces.len() + j];
+                let sum = &mut sums[i * pieces.len() + j];
                 let next = match self.plan.dtype().is_float() {
                     true => b.mul_add(wide, y, *sum),
                     false => {
@@ -559,6 +569,7 @@ impl Tiles<'_> {
             a if a == plan.columns => {
                 Expr::axis(a).scale(self.tiling.width).add(&Expr::axis(self.lane())).plus(first)
             }
+            a if Some(a) == plan.rows && plan.small => Expr::constant(row),
             a if Some(a) == plan.rows => Expr::axis(a).plus(row),
             a => Expr::axis(a),
         });

@@ -188,14 +188,15 @@ fn find_bands(plan: &Plan, m: i64, down: i64) -> Option<Vec<Band>> {
             .iter()
             .map(|step| (first..first + rows).map(|row| !tied || holds(plan, row, step)).collect())
             .collect();
-        match bands.last_mut().filter(|b| b.rows == rows && b.inside == inside) {
+        let alike = |b: &&mut Band| !plan.small && b.rows == rows && b.inside == inside;
+        match bands.last_mut().filter(alike) {
             Some(last) => last.to = tiles.end,
             None => bands.push(Band { from: tiles.start, to: tiles.end, first, rows, inside }),
         }
         first += rows * (tiles.end - tiles.start);
         bands.len() <= KINDS
     };
-    let fits = match tied {
+    let fits = match tied || plan.small {
         true => (0..down).all(|t| add(t..t + 1, low + (t < taller) as i64)),
         false => (taller == 0 || add(0..taller, low + 1)) && add(taller..down, low),
     };
