@@ -38,10 +38,14 @@ fn model(graph: &Graph, target: &str) -> Model {
 }
 
 fn result(graph: &Graph, target: &str) -> Tensor {
+    results(graph, target).remove(0)
+}
+
+fn results(graph: &Graph, target: &str) -> Vec<Tensor> {
     let mut session = model(graph, target).session().unwrap();
     session.set_input(0, &input(graph)).unwrap();
     session.run().unwrap();
-    session.output(0)
+    (0..graph.outputs.len()).map(|i| session.output(i)).collect()
 }
 
 #[test]
@@ -114,6 +118,35 @@ fn large_operands_of_a_run_are_packed_in_it() {
             }
             for (a, b) in want.as_slice::<f32>().iter().zip(got.as_slice::<f32>()) {
                 assert!((a - b).abs() <= 1e-4 * (1.0 + a.abs()), "{equation} {target}: {a} {b}");
+            }
+        }
+    }
+}
+
+/// Every number of columns around vectors and panels, and long functions of the sums.
+#[test]
+fn few_columns_on_every_machine() {
+    let runs = |t: &&&str| Target::parse(t).is_ok_and(|t| t.check_runs_here().is_ok());
+    let targets = ["cpu:x86-64-v4", "cpu:x86-64-v3", "cpu:x86-64", "cpu:clif", "cpu:interpreter"];
+    for (m, k) in [(1, 9), (3, 40), (13, 7), (33, 5)] {
+        for n in [1, 2, 3, 7, 10, 16, 17, 20, 31, 33, 84] {
+            for (equation, w) in [("mk,nk->mn", [n, k]), ("mk,kn->mn", [k, n])] {
+                let mut graph = product(equation, &[m, k], &w);
+                let sum = graph.outputs[0].value;
+                let mut b = Builder::new(&mut graph);
+                let y = b.op("tanh", &[sum], &[]).unwrap();
+                b.output("tanh", y);
+                let want = results(&graph, "reference");
+                for target in targets.iter().filter(runs) {
+                    let got = results(&graph, target);
+                    for (want, got) in want.iter().zip(&got) {
+                        let pairs = want.as_slice::<f32>().iter().zip(got.as_slice::<f32>());
+                        for (i, (a, b)) in pairs.enumerate() {
+                            let close = (a - b).abs() <= 1e-5 * (1.0 + a.abs());
+                            assert!(close, "{m}×{k}×{n} {equation} {target} [{i}]: {a} {b}");
+                        }
+                    }
+                }
             }
         }
     }

@@ -23,6 +23,8 @@ use crate::kernel::ir::{Addr, Buf, Kernel, Lit, Op, Ty, Val};
 use crate::kernel::resolve::{Leaf, Resolved};
 use crate::kernel::scalar_fn::gather_lanes;
 
+/// FLOP of a function that is long: transcendental ones.
+const LONG: u64 = 20;
 /// Panels, and rows of a tile, from which fetching ahead pays.
 const FEW: i64 = 4;
 
@@ -32,8 +34,9 @@ pub fn build(plan: &Plan, tiling: &Tiling, machine: &Machine) -> Kernel {
     let slots = declare(plan.nest, &mut b);
     let (none, nowhere) = (BTreeMap::new(), BTreeMap::new());
     let (factors, ends) = Default::default();
-    let slots = &slots;
-    let tiles = Tiles { plan, tiling, slots, none: &none, nowhere: &nowhere, factors, ends };
+    let (slots, parked) = (&slots, park(&mut b, plan, tiling));
+    let tiles =
+        Tiles { plan, tiling, slots, none: &none, nowhere: &nowhere, factors, ends, parked };
     let (order, extents) = tiles.order();
     let at = grid_point(&mut b, &extents);
     let coords = tiles.coords(&mut b, &[], &order, &at);
@@ -45,12 +48,23 @@ pub fn build(plan: &Plan, tiling: &Tiling, machine: &Machine) -> Kernel {
 pub fn within(b: &mut KernelBuilder, plan: &Plan, tiling: &Tiling, slots: &[Buf], point: &[Val]) {
     let (none, nowhere) = (BTreeMap::new(), BTreeMap::new());
     let (factors, ends) = Default::default();
-    let tiles = Tiles { plan, tiling, slots, none: &none, nowhere: &nowhere, factors, ends };
+    let parked = park(b, plan, tiling);
+    let tiles =
+        Tiles { plan, tiling, slots, none: &none, nowhere: &nowhere, factors, ends, parked };
     let (order, extents) = tiles.order();
     sweep::nested(b, &extents, &mut vec![], &mut |b, at| {
         let coords = tiles.coords(b, point, &order, at);
         tiles.bands(b, coords, 0);
     });
+}
+
+/// Scratch for the sums of a tile, where much is made of each: done in a loop over rows instead of
+/// once for each sum, that stays in the cache of instructions.
+fn park(b: &mut KernelBuilder, plan: &Plan, tiling: &Tiling) -> Option<Buf> {
+    let long = |leaf: &Leaf| matches!(leaf, Leaf::Fn(f, _) if f.flops() >= LONG);
+    let heavy = plan.stages[1..].iter().any(|(_, body)| body.leaves.iter().any(long));
+    let rows = tiling.bands.iter().map(|band| band.rows).max().unwrap_or(1);
+    (heavy && rows > 1).then(|| b.scratch(plan.dtype(), (rows * tiling.width) as u64))
 }
 
 struct Tiles<'a> {
@@ -65,6 +79,8 @@ struct Tiles<'a> {
     factors: RefCell<FastMap<(i64, i64, usize), Rc<Resolved>>>,
     /// What is made of the sums at (row, first column).
     ends: RefCell<FastMap<(i64, i64), Rc<End>>>,
+    /// Where a tile's sums wait for what is made of them.
+    parked: Option<Buf>,
 }
 
 /// All stages, and where they are stored.
@@ -271,13 +287,44 @@ impl Tiles<'_> {
             }
         }
         let sums = self.sum(b, tile, 0, tile.coords.clone(), sums);
+        if let (Some(parked), Some(rows)) = (self.parked, self.plan.rows) {
+            return self.finish_parked(b, tile, (parked, rows), &sums);
+        }
         let mut sums = sums.into_iter();
         for row in self.rows(tile.band) {
             for piece in &tile.kind.pieces {
                 let sum = sums.next().expect("one for each row and piece");
-                self.finish(b, tile, (row, piece), sum);
+                self.finish(b, &tile.coords, (row, piece), sum);
             }
         }
+    }
+
+    /// Parks the sums, then goes through them row by row.
+    fn finish_parked(
+        &self,
+        b: &mut KernelBuilder,
+        tile: &Tile,
+        (parked, axis): (Buf, usize),
+        sums: &[Val],
+    ) {
+        let (pieces, width) = (&tile.kind.pieces, self.tiling.width);
+        let zero = b.index(0);
+        for (i, sum) in sums.iter().enumerate() {
+            let (row, piece) = (i / pieces.len(), &pieces[i % pieces.len()]);
+            let plus = row as i64 * width + piece.first;
+            b.store(Addr { buf: parked, base: zero, plus }, *sum);
+        }
+        let rows = b.index(tile.band.rows);
+        b.for_loop((zero, rows, 1), &[], |b, row, _| {
+            let mut coords = tile.coords.clone();
+            coords[axis] = b.add(coords[axis], row);
+            let base = b.times(row, width);
+            for piece in pieces {
+                let sum = b.load(Addr { buf: parked, base, plus: piece.first }, piece.lanes);
+                self.finish(b, &coords, (0, piece), sum);
+            }
+            vec![]
+        });
     }
 
     /// The loops over reduced axes from `axis` on.
@@ -489,12 +536,12 @@ impl Tiles<'_> {
     }
 
     /// What is made of a sum, and where it goes.
-    fn finish(&self, b: &mut KernelBuilder, tile: &Tile, (row, piece): (i64, &Piece), sum: Val) {
+    fn finish(&self, b: &mut KernelBuilder, coords: &[Val], (row, piece): (i64, &Piece), sum: Val) {
         let plan = self.plan;
         let end = self.end(row, piece.first);
         let mut homes: BTreeMap<u16, Home> = BTreeMap::new();
         for (i, ((id, _), body)) in plan.stages.iter().zip(&end.stages).enumerate() {
-            let coords = tile.coords.clone();
+            let coords = coords.to_vec();
             let vector = (Some(self.lane()), piece.lanes);
             let mut e =
                 Emitter::new(plan.nest, body, self.slots, &homes, self.none, coords, vector);
