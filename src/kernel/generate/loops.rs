@@ -1,7 +1,7 @@
 //! The generic generator: takes every nest.
 //!
 //! Pointwise nests (nothing reduced) go to `pointwise`, and those whose stages all live at the same
-//! points to `anchored`. In all others a grid point is one point of the shared axes; each stage that is kept has its own loops, in stage order, over its own axes.
+//! points to `anchored`, rows of a few elements to `short_rows`. In all others a grid point is one point of the shared axes; each stage that is kept has its own loops, in stage order, over its own axes.
 //! The last own axis lies in lanes; a reduction along contiguous elements lies in lanes itself.
 
 use std::collections::BTreeMap;
@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use super::anchored::Anchored;
 use super::ordered::ordered;
 use super::reduce::Reduction;
+use super::short_rows::ShortRows;
 use super::{pointwise, sweep};
 use crate::base::machine::Machine;
 use crate::ir::index::{Expr, Guard, IndexMap};
@@ -71,6 +72,9 @@ fn rows(nest: &Nest, machine: &Machine, b: &mut KernelBuilder, slots: &[Buf]) {
     let shared = nest.shared;
     let row = axes[..shared].to_vec();
     let point = grid_point(b, &row);
+    if let Some(short) = ShortRows::of(nest, machine, &kept) {
+        return short.emit(b, slots, &point);
+    }
     let mut homes: BTreeMap<u16, Home> = BTreeMap::new();
     for id in kept {
         let mut row = Row { nest, machine, slots, shared, point: &point, homes: &mut homes };

@@ -13,6 +13,7 @@ mod pointwise;
 pub mod reduce;
 mod row_blocks;
 pub mod scatter;
+mod short_rows;
 pub mod sort;
 mod sweep;
 

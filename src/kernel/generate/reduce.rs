@@ -309,6 +309,34 @@ impl<'a> Reduction<'a> {
         self.fold(b, acc)
     }
 
+    /// The same where the elements of a short row are the first lanes of one vector.
+    pub fn in_vector(&self, b: &mut KernelBuilder, row: Val, n: u16) -> Val {
+        let part = |b: &mut KernelBuilder, from: u16, lanes: u16| {
+            let ty = b.ty(row).with_lanes(lanes);
+            match lanes {
+                1 => b.lane(LaneOp::Extract(from), ty, &[row]),
+                n if n == b.ty(row).lanes() => row,
+                _ => b.lane(LaneOp::Slice(from), ty, &[row]),
+            }
+        };
+        let count = 1 << n.ilog2();
+        let (init, first) = (self.identity(b, count), part(b, 0, count));
+        let mut acc = self.join(b, init, first);
+        for (from, lanes) in sweep::tail(count as i64, n as i64, count) {
+            acc = self.tail(b, acc, from as u16 - count, lanes, &mut |b, sum| {
+                let v = part(b, from as u16, lanes);
+                self.join(b, sum, v)
+            });
+        }
+        self.fold(b, acc)
+    }
+
+    /// Whether the reduction is a chain of multiply-adds.
+    pub fn sums_products(&self) -> bool {
+        let root = &self.resolved.leaves[self.resolved.root as usize];
+        self.combine == Combine::Sum && matches!(root, Leaf::Fn(ScalarFn::Mul, _))
+    }
+
     /// Updates lanes `from .. from + lanes` of the partial results.
     fn tail(
         &self,

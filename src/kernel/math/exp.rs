@@ -90,15 +90,13 @@ pub fn tanh(f: &mut Floats, x: Val) -> Val {
     let e = f.add(e, one);
     let rest = f.div(two, e);
     let large = f.sub(one, rest);
-    let large = f.with_sign(large, x);
     let z = f.mul(x, x);
     let p = f.poly(z, f.pick(TANH_F32, TANH_F64));
-    let cube = f.mul(z, x);
-    let small = f.mul_add(cube, p, x);
+    let cube = f.mul(z, size);
+    let small = f.mul_add(cube, p, size);
     let is_small = f.is(Op::Lt, size, 0.625);
     let result = f.select(is_small, small, large);
-    let zero = f.is(Op::Eq, x, 0.0);
-    f.select(zero, x, result)
+    f.signed(result, x)
 }
 
 /// x = 2ᵉ m, √½ ≤ m < √2: (e as a float, m). x is positive.

@@ -105,6 +105,15 @@ impl Floats<'_> {
         self.b.bitcast(bits, dtype)
     }
 
+    /// `a`, which is not negative, with the sign of `s`.
+    pub fn signed(&mut self, a: Val, s: Val) -> Val {
+        let sign = self.ic(i64::MIN >> (63 - self.mantissa() - self.pick(8, 11)));
+        let (a, s) = (self.bits(a), self.bits(s));
+        let s = self.op(Op::And, &[s, sign]);
+        let both = self.op(Op::Or, &[a, s]);
+        self.value(both)
+    }
+
     /// `|a|` with the sign of `s`.
     pub fn with_sign(&mut self, a: Val, s: Val) -> Val {
         let sign = self.ic(i64::MIN >> (63 - self.mantissa() - self.pick(8, 11)));

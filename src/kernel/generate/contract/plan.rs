@@ -38,6 +38,9 @@ pub fn is_small(lines: i64, points: i64, steps: i64) -> bool {
     lines > 1 && points <= line && lines * points <= all && steps <= STATIC
 }
 
+/// FLOP of a function that is long: transcendental ones.
+const LONG: u64 = 20;
+
 pub struct Plan<'a> {
     pub nest: &'a Nest,
     /// Kept stages over the loop axes, the reduction first.
@@ -239,6 +242,12 @@ impl<'a> Plan<'a> {
             }
         }
         true
+    }
+
+    /// Whether a long function, a transcendental one, is computed of each sum.
+    pub fn is_heavy(&self) -> bool {
+        let long = |leaf: &Leaf| matches!(leaf, Leaf::Fn(f, _) if f.flops() >= LONG);
+        self.stages[1..].iter().any(|(_, body)| body.leaves.iter().any(long))
     }
 
     /// Extents of the reduced axes.

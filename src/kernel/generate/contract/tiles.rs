@@ -23,8 +23,8 @@ use crate::kernel::ir::{Addr, Buf, Kernel, Lit, Op, Ty, Val};
 use crate::kernel::resolve::{Leaf, Resolved};
 use crate::kernel::scalar_fn::gather_lanes;
 
-/// FLOP of a function that is long: transcendental ones.
-const LONG: u64 = 20;
+/// Long functions of so many vectors may be written out, one after the other.
+const WRITTEN_OUT: i64 = 16;
 /// Panels, and rows of a tile, from which fetching ahead pays.
 const FEW: i64 = 4;
 
@@ -61,10 +61,10 @@ pub fn within(b: &mut KernelBuilder, plan: &Plan, tiling: &Tiling, slots: &[Buf]
 /// Scratch for the sums of a tile, where much is made of each: done in a loop over rows instead of
 /// once for each sum, that stays in the cache of instructions.
 fn park(b: &mut KernelBuilder, plan: &Plan, tiling: &Tiling) -> Option<Buf> {
-    let long = |leaf: &Leaf| matches!(leaf, Leaf::Fn(f, _) if f.flops() >= LONG);
-    let heavy = plan.stages[1..].iter().any(|(_, body)| body.leaves.iter().any(long));
     let rows = tiling.bands.iter().map(|band| band.rows).max().unwrap_or(1);
-    (heavy && rows > 1).then(|| b.scratch(plan.dtype(), (rows * tiling.width) as u64))
+    let sums = rows * tiling.width;
+    let many = rows > 1 && sums > WRITTEN_OUT * tiling.lanes as i64;
+    (many && plan.is_heavy()).then(|| b.scratch(plan.dtype(), sums as u64))
 }
 
 struct Tiles<'a> {

@@ -45,10 +45,12 @@ pub struct Tiling {
 enum Rest {
     /// By some lanes of a vector.
     Masked,
+    /// By some lanes of a short vector, which long functions of it take less time for.
+    Short,
     /// By a vector that overlaps the one before; by some lanes of one where there is none before.
     Overlapping,
-    /// As `Overlapping`, but by shorter vectors where there is none before.
-    Short,
+    /// As `Overlapping`, but by ever shorter vectors where there is none before.
+    Cut,
 }
 
 /// Tiles `from..to` along the rows; they run the same code.
@@ -122,10 +124,11 @@ impl Tiling {
             borders: machine.vector_bytes <= 16,
             rest: match machine.vector_bytes {
                 // Guards are decided for whole pieces.
-                _ if plan.tied_to == plan.columns && !plan.tied.is_empty() => Rest::Short,
-                0..=16 => Rest::Short,
+                _ if plan.tied_to == plan.columns && !plan.tied.is_empty() => Rest::Cut,
+                0..=16 => Rest::Cut,
                 // AVX2 stores some lanes slowly.
                 17..=32 => Rest::Overlapping,
+                _ if plan.is_heavy() => Rest::Short,
                 _ => Rest::Masked,
             },
             filled: plan.reaches((n as u64).next_multiple_of(lanes as u64) as i64),
@@ -295,14 +298,15 @@ fn pieces(columns: i64, lanes: u16, rest: Rest) -> Vec<Piece> {
     let (first, left) = (columns / wide * wide, columns % wide);
     match rest {
         _ if left == 0 => {}
-        Rest::Overlapping | Rest::Short if first > 0 => pieces.push(full(columns - wide)),
-        Rest::Masked | Rest::Overlapping => {
+        Rest::Overlapping | Rest::Cut if first > 0 => pieces.push(full(columns - wide)),
+        Rest::Masked | Rest::Short | Rest::Overlapping => {
             // Behind full vectors, one that shares their broadcasts.
-            let fewest = if first > 0 { lanes } else { lanes.min(4) };
+            let shares = first > 0 && rest == Rest::Masked;
+            let fewest = if shares { lanes } else { lanes.min(4) };
             let lanes = (left as u16).next_power_of_two().max(fewest);
             pieces.push(Piece { first, lanes, valid: left as u16 });
         }
-        Rest::Short => {
+        Rest::Cut => {
             let short = |(first, lanes)| Piece { first, lanes, valid: lanes };
             pieces.extend(sweep::tail(0, columns, lanes).into_iter().map(short));
         }
