@@ -15,6 +15,8 @@ mod open_dims;
 mod ops;
 mod ops_reference;
 mod random;
+#[cfg(all(feature = "cpu", target_arch = "x86_64"))]
+mod random_shapes;
 #[cfg(feature = "cpu")]
 mod sealed;
 #[cfg(feature = "cpu")]

@@ -187,6 +187,13 @@ impl Panels {
         let extent = Extent { rows: m, columns: n, depth: k, bytes: bytes as i64 };
         let width = panel_width(extent, machine) as usize;
         // A panel must not run over the end of the innermost axis of columns, nor broadcast.
+        let lanes = (machine.vector_bytes as usize / bytes).max(1);
+        // There is one on every machine where vectors of the widest one fit.
+        let divides = |w: &usize| w.is_multiple_of(lanes) && last.is_multiple_of(*w);
+        let width = match columns.len() {
+            1 => width,
+            _ => (1..=width).rev().find(divides).unwrap_or(width),
+        };
         let broadcast = spec
             .rhs
             .iter()
@@ -195,7 +202,7 @@ impl Panels {
         let fits = order.len() == shape.len()
             && !broadcast
             && pays(rows, last, count(&reduced))
-            && (columns.len() == 1 || last % width == 0)
+            && (columns.len() == 1 || last.is_multiple_of(FILLED))
             && spec.out.last() == columns.last().map(|a| &spec.rhs[*a]);
         let (batch, columns, reduced) = (count(&batch), count(&columns), count(&reduced));
         (fits && batch > 0 && reduced > 1).then_some(Panels {
