@@ -109,6 +109,7 @@ impl Plan {
         if let Some(e) = self.executable.get() {
             return Ok(e.clone());
         }
+        options.target.check_runs_here()?;
         let program = self.ready(weights)?;
         let start = Instant::now();
         let how = code_options(&program, options);

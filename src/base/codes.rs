@@ -294,7 +294,7 @@ codes! {
         "This is a bug of dlc.",
         "", "";
     NO_MEMORY = "E0853", "There is not enough memory",
-        "The system refused memory for buffers.",
+        "The system refused memory for buffers or machine code.",
         "", "";
     INPUT_BYTES = "E0854", "A buffer of the wrong size",
         "The bytes given do not fit the dtype and shape of the input or state.",

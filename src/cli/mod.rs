@@ -30,7 +30,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use args::Global;
-use report::{Failure, Reporter};
+use report::{BUG, Failure, Reporter};
 
 /// A deep-learning graph compiler: models in, fused machine code out.
 #[derive(Parser)]
@@ -95,13 +95,15 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Err(failure)) => {
             let status = failure.status;
             Reporter::new(&global).failure(failure);
-            ExitCode::from(status)
+            if status == BUG { bug() } else { ExitCode::from(status) }
         }
-        Err(_) => {
-            eprintln!("dlc: this is a bug in dlc; please report it with the call and the model");
-            ExitCode::from(101)
-        }
+        Err(_) => bug(),
     }
+}
+
+fn bug() -> ExitCode {
+    eprintln!("dlc: this is a bug in dlc; please report it with the call and the model");
+    ExitCode::from(BUG)
 }
 
 fn dispatch(cli: Cli) -> Result<(), Failure> {

@@ -39,9 +39,7 @@ impl Failure {
 
 impl From<Diagnostics> for Failure {
     fn from(diagnostics: Diagnostics) -> Failure {
-        // Targets and options that do not exist are wrong usage; so are files the system refused.
-        let usage = |d: &Diagnostic| matches!(d.code, "E0801" | "E0802" | "E0901");
-        let status = if diagnostics.list.iter().any(usage) { 2 } else { 1 };
+        let status = diagnostics.list.iter().map(|d| status(d.code)).max().unwrap_or(1);
         Failure { diagnostics, status }
     }
 }
@@ -57,6 +55,19 @@ impl From<FormatError> for Failure {
         Failure { status: e.exit_status(), diagnostics: e.diagnostic().into() }
     }
 }
+
+/// The exit status for a code: 101 for what no model and no data can be at fault for, 2 for targets
+/// that do not exist or do not run here and for files that the system refused.
+fn status(code: &str) -> u8 {
+    match code {
+        "E0390" | "E0702" | "E0705" | "E0851" | "E0852" => BUG,
+        "E0801" | "E0802" | "E0803" | "E0901" => 2,
+        _ => 1,
+    }
+}
+
+/// The exit status of a bug in dlc.
+pub const BUG: u8 = 101;
 
 /// Why the system refused a file, without the names of temporary files.
 pub fn reason(e: &std::io::Error) -> std::io::Error {
@@ -246,4 +257,19 @@ fn sarif(sources: &SourceMap, list: &[Diagnostic]) -> Json {
             "results": list.iter().map(result).collect::<Vec<_>>(),
         }],
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bugs_have_a_status_of_their_own() {
+        let status = |code| Failure::from(Diagnostic::error(code, None, "")).status;
+        for code in ["E0702", "E0705", "E0851", "E0852"] {
+            assert_eq!(status(code), 101, "{code}");
+        }
+        assert_eq!([status("E0803"), status("E0301"), status("E0853")], [2, 1, 1]);
+        assert_eq!(Failure::from(Diagnostics::default()).status, 1);
+    }
 }

@@ -15,7 +15,7 @@ use super::{RunError, check_len, tensor_of};
 use crate::base::Tensor;
 use crate::schedule::program::{BufferId, Launch, LaunchId, Port, Program};
 use crate::target::Target;
-use crate::target::cpu::{self, Code};
+use crate::target::cpu::{self, Code, CodegenError};
 
 /// A compiled Program.
 pub struct Executable {
@@ -34,7 +34,12 @@ impl Executable {
         let kernel = |e: &dyn std::fmt::Display| RunError::Kernel(e.to_string());
         target.check_runs_here().map_err(|e| kernel(&e.message))?;
         let layout = Layout::of(&program)?;
-        let code = cpu::compile(&program.kernels, target, options).map_err(|e| kernel(&e))?;
+        let code = cpu::compile(&program.kernels, target, options).map_err(|e| match e {
+            CodegenError::Memory(_) => RunError::Code(e.to_string()),
+            CodegenError::Target(_)
+            | CodegenError::Unsupported { .. }
+            | CodegenError::Backend { .. } => kernel(&e),
+        })?;
         Ok(Executable { program, layout, code })
     }
 

@@ -32,6 +32,9 @@ pub enum RunError {
     Kernel(String),
     #[error("not enough memory: {bytes} bytes for {what}")]
     Memory { what: String, bytes: u64 },
+    /// The system refused memory for machine code.
+    #[error("{0}")]
+    Code(String),
     #[error("{what} `{name}` is {dtype}{shape:?}, {want} bytes, but {got} bytes were given")]
     Bytes {
         what: &'static str,
@@ -48,7 +51,7 @@ impl RunError {
         let code = match self {
             RunError::Program(_) => "E0851",
             RunError::Kernel(_) => "E0852",
-            RunError::Memory { .. } => "E0853",
+            RunError::Memory { .. } | RunError::Code(_) => "E0853",
             RunError::Bytes { .. } => "E0854",
         };
         Diagnostic::error(code, None, self.to_string())

@@ -106,7 +106,7 @@ impl Window {
     /// As a pool's window: at most half of it may lie in padding.
     fn pooling(mut self, spatial: &[usize]) -> Window {
         let axes = spatial.len();
-        let mut halve = |w: &mut Window| {
+        let halve = |w: &mut Window| {
             for i in 0..2 * axes {
                 w.pad[i] = w.pad[i].min(w.reach(i % axes) / 2);
             }
@@ -220,7 +220,7 @@ fn transposed(d: &mut Draw, x: Value) -> Value {
     }
 }
 
-fn pool(d: &mut Draw, x: Value) -> Value {
+pub fn pool(d: &mut Draw, x: Value) -> Value {
     let shape = d.shape(x);
     if shape.contains(&0) {
         return x;

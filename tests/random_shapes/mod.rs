@@ -9,6 +9,7 @@
 mod conv;
 mod draw;
 mod matmul;
+mod rows;
 
 use dlc::base::{DType, Tensor};
 use dlc::ir::eval::{Precision, Results, evaluate, evaluate_all};
@@ -31,6 +32,11 @@ fn matmuls() {
 #[test]
 fn convolutions() {
     check_all("convolutions", conv::case);
+}
+
+#[test]
+fn softmax_norms_attention() {
+    check_all("softmax_norms_attention", rows::case);
 }
 
 fn variable(name: &str) -> Option<u64> {

@@ -174,7 +174,10 @@ pub(super) fn compile_all<W: Default>(
     let threads = threads.min(kernels.len()).min(1 + instructions / 400);
     std::thread::scope(|scope| {
         for _ in 1..threads {
-            scope.spawn(work);
+            // Where the system has no more threads, those at work do it all.
+            if std::thread::Builder::new().spawn_scoped(scope, &work).is_err() {
+                break;
+            }
         }
         work();
     });
