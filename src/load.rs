@@ -11,7 +11,7 @@ pub use crate::front::RenameRule;
 use crate::front::{self, LoadOptions, WeightsOf};
 use crate::import::{FormatError, Weights, safetensors};
 use crate::ir::graph::Graph;
-use crate::model::{Diagnostics, Model, Options, WeightSource, random_weights};
+use crate::model::{Diagnostics, Model, Options, WeightSource, of_ops, random_weights};
 
 /// How files are read: imports as text, weights as bytes. Paths are as the model writes them, put
 /// behind the folder of the file that names them.
@@ -62,8 +62,8 @@ pub fn weights(
 ) -> Result<Weights, Diagnostics> {
     match &options.weights {
         WeightSource::Random => {
-            let dims = graph.bind(&options.dims);
-            random_weights(dims.as_ref().unwrap_or(graph), options.seed)
+            let bound = graph.bind(&options.dims).map_err(of_ops)?;
+            random_weights(&bound, options.seed)
         }
         WeightSource::Given(given) => renamed(graph, "", given, renames),
         WeightSource::Declared => {

@@ -165,7 +165,7 @@ impl Model {
         if !options.shapes.is_empty() {
             dims = shapes_to_dims(&graph, &options)?;
         }
-        let graph = graph.bind(&dims).map_err(all)?;
+        let graph = graph.bind(&dims).map_err(of_ops)?;
         check_weights(&graph, &weights)?;
         let model = Model::unoptimized(graph, weights, options);
         let optimized = model.optimize(watch)?;
@@ -267,7 +267,7 @@ impl Model {
         if let Some(plan) = self.plans.lock().expect("no panic holds the lock").get(dims) {
             return Ok(plan.clone());
         }
-        let bound = self.graph()?.bind(dims).map_err(all)?;
+        let bound = self.graph()?.bind(dims).map_err(of_ops)?;
         if let Some(open) = bound.open_dims().first() {
             let message = format!("dimension `{}` is open", open.symbol);
             let help = format!("bind it: `--set {}=1`", open.symbol);
@@ -303,7 +303,7 @@ impl Model {
 
     /// The open dimensions, from the shapes of inputs in the order of the signature.
     pub fn solve(&self, shapes: &[Vec<usize>]) -> Result<Bindings, Diagnostics> {
-        bind::solve(&self.source, shapes, &Bindings::new()).map_err(all)
+        bind::solve(&self.source, shapes, &Bindings::new()).map_err(of_ops)
     }
 
     /// Runs once on a fresh session: inputs by name, outputs in the order of the signature.
@@ -344,8 +344,8 @@ impl Model {
     }
 }
 
-/// Several errors of ops.
-fn all(errors: Vec<OpError>) -> Diagnostics {
+/// Several errors of ops as diagnostics.
+pub fn of_ops(errors: Vec<OpError>) -> Diagnostics {
     Diagnostics::of(errors.into_iter().map(of_op).collect())
 }
 
@@ -360,7 +360,7 @@ fn pin(graph: &mut Graph, options: &Options) -> Result<(), Diagnostics> {
             let message = format!("input `{name}` is {}, the model takes {ty}", value.ty());
             return Err(Diagnostic::error("E0708", None, message).into());
         }
-        *graph = graph.bind(&dims).map_err(all)?;
+        *graph = graph.bind(&dims).map_err(of_ops)?;
         let constant = Builder::new(graph).constant(value.clone());
         graph.replace_uses(Value { node: id, result: 0 }, constant);
         graph.inputs.remove(at);
@@ -374,7 +374,7 @@ fn pin(graph: &mut Graph, options: &Options) -> Result<(), Diagnostics> {
 fn solve_one(name: &str, ty: &TensorType, shape: &[usize]) -> Result<Bindings, Diagnostics> {
     let mut alone = Graph::new("");
     Builder::new(&mut alone).input(name, ty.clone());
-    bind::solve(&alone, &[shape.to_vec()], &Bindings::new()).map_err(all)
+    bind::solve(&alone, &[shape.to_vec()], &Bindings::new()).map_err(of_ops)
 }
 
 fn unknown_input(graph: &Graph, name: &str) -> Diagnostic {

@@ -3,7 +3,8 @@
 //! A file `tests/golden/cli/NAME.calls` holds calls (`$ dlc …`), one after the other in one folder,
 //! each followed by its exit status, its standard output and (behind `! `) its standard error.
 //! `[..]` in an expectation stands for any text in a line; blessing (`DLC_BLESS=1`) puts it where
-//! times are printed. The folder has the examples in `examples/` and `tests/golden/cli/files/`.
+//! times and the processor are printed. The folder has the examples in `examples/` and
+//! `tests/golden/cli/files/`.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -94,8 +95,11 @@ fn transcript(dir: &Path, line: &str) -> String {
     text
 }
 
-/// Numbers before a unit of time are `[..]`.
+/// What the processor is and numbers before a unit of time are `[..]`.
 fn without_times(line: &str) -> String {
+    if let Some((before, _)) = line.split_once("note: it is ") {
+        return format!("{before}note: it is [..]");
+    }
     let words: Vec<&str> = line.split(' ').collect();
     let timed =
         |i: usize| words.get(i + 1).is_some_and(|w| w.starts_with("ms") || w.starts_with("µs"));

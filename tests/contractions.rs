@@ -123,6 +123,29 @@ fn large_operands_of_a_run_are_packed_in_it() {
     }
 }
 
+/// Whether and how parameters are packed changes no bit between machines that fuse multiply and add.
+#[test]
+#[cfg(all(feature = "cpu", target_arch = "x86_64"))]
+fn packing_does_not_depend_on_the_machine() {
+    let runs = |t: &&str| Target::parse(t).is_ok_and(|t| t.check_runs_here().is_ok());
+    let targets = ["cpu:x86-64-v3", "cpu:x86-64-v4", "cpu:clif"];
+    let targets: Vec<&str> = targets.into_iter().filter(runs).collect();
+    let cases: [(&str, &[usize], &[usize]); 5] = [
+        ("mk,nk->mn", &[1, 97], &[63, 97]),
+        ("mk,nk->mn", &[1, 47], &[17, 47]),
+        ("bsd,hed->bhse", &[1, 1, 64], &[2, 48, 64]),
+        ("bsd,hed->bhse", &[1, 7, 64], &[2, 48, 64]),
+        ("bsd,hed->bhse", &[1, 1, 64], &[3, 40, 64]),
+    ];
+    for (equation, x, w) in cases {
+        let graph = product(equation, x, w);
+        let results: Vec<Tensor> = targets.iter().map(|t| result(&graph, t)).collect();
+        for (target, other) in targets.iter().zip(&results).skip(1) {
+            assert_eq!(results[0].bytes(), other.bytes(), "{equation} {x:?} {target}");
+        }
+    }
+}
+
 /// Every number of columns around vectors and panels, and long functions of the sums.
 #[test]
 fn few_columns_on_every_machine() {

@@ -16,7 +16,7 @@ use crate::base::source::SourceMap;
 use crate::import::Weights;
 use crate::ir::Graph;
 use crate::load::{self, Files};
-use crate::model::{Diagnostics, Model, Options, Runs, WeightSource};
+use crate::model::{Diagnostics, Model, Options, Runs, WeightSource, of_ops};
 use crate::pass::PassStat;
 
 /// `FILE`, `FILE:NAME`, or `-`.
@@ -143,7 +143,7 @@ pub fn load(spec: &Spec, args: &Compile, missing: Missing) -> Result<Loaded, Fai
             }
             Missing::Random => {
                 let dims = &loaded.options.dims;
-                let graph = loaded.graph.bind(dims).unwrap_or_else(|_| loaded.graph.clone());
+                let graph = loaded.graph.bind(dims).map_err(of_ops)?;
                 let mut all = crate::model::random_weights(&graph, loaded.options.seed)?;
                 all.tensors.extend(std::mem::take(&mut loaded.weights.tensors));
                 loaded.weights = all;

@@ -45,7 +45,7 @@ fn variable(name: &str) -> Option<u64> {
 
 fn check_all(test: &str, make: fn(u64) -> Case) {
     let first = variable("DLC_SHAPES_FROM").unwrap_or(0);
-    let count = variable("DLC_SHAPES").unwrap_or(60);
+    let count = variable("DLC_SHAPES").unwrap_or(80);
     let here = |name: &&str| Target::parse(name).is_ok_and(|t| t.check_runs_here().is_ok());
     let fused: Vec<&str> = FUSED.iter().copied().filter(here).collect();
     let (mut failures, mut exact) = (vec![], 0);
