@@ -182,8 +182,8 @@ fn short_rows_have_the_bits_of_long_ones() {
         ];
         let env = Env { inputs, params: vec![], states: vec![] };
         // Cranelift's vectors are too short for the special case.
-        let result = |target: &str| outputs(&graph, &env, target, Level::O2).unwrap();
-        let narrow = outputs(&graph, &env, "cpu:clif", Level::O2);
+        let result = |target: &str| outputs_on(&graph, &env, target, Level::O2).unwrap();
+        let narrow = outputs_on(&graph, &env, "cpu:clif", Level::O2);
         for target in ["cpu:x86-64-v3", "cpu:x86-64-v4"].into_iter().filter(runs) {
             for (want, got) in narrow.iter().flatten().zip(result(target)) {
                 assert!(same_bits(want, &got), "{target}, {n} elements");
