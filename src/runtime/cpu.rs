@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::buffer::RawBytes;
-use super::execute::{Action, Hook, Machine, Observed, Plain, Timed};
+use super::execute::{Action, Hook, Machine, Observed, Plain, Share, Timed};
 use super::layout::{Flat, Layout, Memory, byte_len};
-use super::pool::Pool;
+use super::pool::{Pool, Sleepers};
 use super::{RunError, check_len, tensor_of};
 use crate::base::Tensor;
 use crate::schedule::program::{BufferId, Launch, LaunchId, Port, Program};
@@ -88,6 +88,11 @@ impl Executable {
 
 /// The least work of a launch that is shared by threads.
 const WORTH_SHARING: u64 = 400_000;
+
+/// The least work of a launch that sleeping threads are woken for.
+const WORTH_WAKING: u64 = 4_000_000;
+/// The least work that a thread takes at once.
+const WORTH_TAKING: u64 = 100_000;
 
 /// FLOP, or what moving the bytes takes the time of.
 fn work(launch: &Launch) -> u64 {
@@ -184,8 +189,8 @@ impl Session {
                     let launch = program.launch(*id);
                     let points = program.kernel(launch.kernel).grid_points();
                     let function = executable.code.function(launch.kernel.0 as usize);
-                    let chunk = self.chunk(points, work(launch));
-                    Action::Launch { function, args: *args, points, chunk, id: *id }
+                    let share = self.share(points, work(launch));
+                    Action::Launch { function, args: *args, points, share, id: *id }
                 }
                 Flat::Repeat { times, end, moves } => {
                     let first = self.moves.len();
@@ -200,13 +205,17 @@ impl Session {
         }
     }
 
-    /// Points that a thread takes at once: all of them where sharing does not pay.
-    fn chunk(&self, points: u64, work: u64) -> u64 {
+    /// How threads share so many points with so much work in all.
+    fn share(&self, points: u64, work: u64) -> Share {
         let threads = self.pool.as_ref().map_or(1, |p| p.threads()) as u64;
-        if threads == 1 || work < WORTH_SHARING {
-            return points;
-        }
-        points.div_ceil(threads * 8).max(1)
+        let chunk = match threads {
+            2.. if work >= WORTH_SHARING => {
+                points.div_ceil((work / WORTH_TAKING).clamp(threads, threads * 8)).max(1)
+            }
+            _ => points,
+        };
+        let sleepers = if work >= WORTH_WAKING { Sleepers::Wake } else { Sleepers::Leave };
+        Share { chunk, sleepers }
     }
 
     /// Runs the Program once.

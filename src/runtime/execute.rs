@@ -2,16 +2,24 @@
 
 use std::time::{Duration, Instant};
 
-use super::pool::Pool;
+use super::pool::{Pool, Sleepers};
 use crate::kernel::ir::Access;
 use crate::schedule::program::{BufferId, LaunchId, Program};
 use crate::target::cpu::KernelFn;
 
 /// A launch, a repeat or a branch; `table` positions count pointers.
 pub(super) enum Action {
-    Launch { function: KernelFn, args: usize, points: u64, chunk: u64, id: LaunchId },
+    Launch { function: KernelFn, args: usize, points: u64, share: Share, id: LaunchId },
     Repeat { times: u64, end: usize, moves: std::ops::Range<usize> },
     Branch { cond: usize, els: usize, end: usize },
+}
+
+/// How threads share a launch.
+#[derive(Clone, Copy)]
+pub(super) struct Share {
+    /// Grid points that a thread takes at once: all of them where sharing does not pay.
+    pub chunk: u64,
+    pub sleepers: Sleepers,
 }
 
 /// What happens around a launch. `launch` returns whether to go on.
@@ -84,9 +92,9 @@ impl Machine<'_> {
     pub fn steps(&mut self, mut at: usize, end: usize, hook: &mut impl Hook) -> bool {
         while at < end {
             match &self.actions[at] {
-                Action::Launch { function, args, points, chunk, id } => {
+                Action::Launch { function, args, points, share, id } => {
                     let args = &self.table[*args..];
-                    if !hook.launch(*id, args, || self.launch(*function, args, *points, *chunk)) {
+                    if !hook.launch(*id, args, || self.launch(*function, args, *points, *share)) {
                         return false;
                     }
                     at += 1;
@@ -129,15 +137,16 @@ impl Machine<'_> {
     }
 
     #[inline(always)]
-    fn launch(&self, function: KernelFn, args: &[*mut u8], points: u64, chunk: u64) {
+    fn launch(&self, function: KernelFn, args: &[*mut u8], points: u64, share: Share) {
         if points == 0 {
             return;
         }
         match self.pool {
-            Some(pool) if chunk < points => {
+            Some(pool) if share.chunk < points => {
+                let Share { chunk, sleepers } = share;
                 let shared = Shared { args: args.as_ptr(), scratch: self.scratch };
                 let stride = self.stride;
-                pool.run(points, chunk, &move |worker, begin, end| {
+                pool.run(points, chunk, sleepers, &move |worker, begin, end| {
                     let Shared { args, scratch } = shared.get();
                     // SAFETY: as below; each worker has scratch of its own, and grid points write
                     // disjoint bytes.

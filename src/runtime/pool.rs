@@ -18,8 +18,18 @@ use std::thread::{JoinHandle, Thread};
 /// What all threads do: `run(worker, first point, end)`, until the points are used up.
 pub type Work<'a> = &'a (dyn Fn(usize, u64, u64) + Sync);
 
-/// Rounds that a worker looks for work before it sleeps: some tens of microseconds.
-const SPINS: u32 = 400;
+/// Rounds that a worker looks for work before it sleeps: about a hundred microseconds, so that it is
+/// still awake after a launch or two that are not shared.
+const SPINS: u32 = 2000;
+
+/// What becomes of workers that sleep while there is work.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sleepers {
+    /// They are woken, which costs the caller some microseconds, and them some tens.
+    Wake,
+    /// They sleep on: the work would be done before they come.
+    Leave,
+}
 
 const OPEN: u64 = 1 << 31;
 const INSIDE: u64 = OPEN - 1;
@@ -86,8 +96,10 @@ impl Pool {
 
     /// Runs `work` over the points `0 .. points`, in chunks of `chunk`, and returns when all are
     /// done. The caller is worker 0.
-    pub fn run(&self, points: u64, chunk: u64, work: Work) {
-        let alone = self.workers.is_empty() || points <= chunk;
+    pub fn run(&self, points: u64, chunk: u64, sleepers: Sleepers, work: Work) {
+        let asleep = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+        let nobody = || sleepers == Sleepers::Leave && self.shared.asleep.iter().all(asleep);
+        let alone = self.workers.is_empty() || points <= chunk || nobody();
         if alone || self.busy.swap(true, Ordering::Acquire) {
             work(0, 0, points);
             return;
@@ -110,7 +122,7 @@ impl Pool {
         let door = Door { pool: self };
         shared.state.store((state + (1 << 32)) | OPEN, Ordering::SeqCst);
         for (asleep, worker) in shared.asleep.iter().zip(&self.workers) {
-            if asleep.load(Ordering::SeqCst) {
+            if sleepers == Sleepers::Wake && asleep.load(Ordering::SeqCst) {
                 worker.thread().unpark();
             }
         }
@@ -232,7 +244,8 @@ mod tests {
         for (points, chunk) in [(0u64, 4), (1, 4), (1000, 7), (4096, 1)] {
             for _ in 0..50 {
                 let hits: Vec<AtomicU64> = (0..points).map(|_| AtomicU64::new(0)).collect();
-                pool.run(points, chunk, &|worker, begin, end| {
+                let sleepers = if chunk == 7 { Sleepers::Leave } else { Sleepers::Wake };
+                pool.run(points, chunk, sleepers, &|worker, begin, end| {
                     assert!(worker < 3);
                     for p in begin..end {
                         hits[p as usize].fetch_add(1, Ordering::Relaxed);
@@ -251,7 +264,7 @@ mod tests {
             for _ in 0..2 {
                 scope.spawn(|| {
                     for _ in 0..200 {
-                        pool.run(64, 4, &|_, begin, end| {
+                        pool.run(64, 4, Sleepers::Wake, &|_, begin, end| {
                             total.fetch_add(end - begin, Ordering::Relaxed);
                         });
                     }

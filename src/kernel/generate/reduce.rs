@@ -198,6 +198,12 @@ impl<'a> Reduction<'a> {
         {
             return b.constant(b.ty(acc), sum);
         }
+        // max(-∞, v) = v and min(∞, v) = v, of NaN as well.
+        if matches!(self.combine, Combine::Max | Combine::Min)
+            && b.literal(acc) == Some(neutral(self.combine, b.ty(acc).dtype()))
+        {
+            return v;
+        }
         match self.combine {
             Combine::Sum => b.op(Op::Add, &[acc, v]),
             Combine::Prod => b.op(Op::Mul, &[acc, v]),
