@@ -4,7 +4,7 @@
 //! ops, concatenations and reductions over space touch is stored as `[N, C / 16, spatial…, 16]`:
 //! a `relayout` behind what computes it, views that undo it before what reads it. Sixteen channels
 //! then lie in lanes whatever the width of the map. The rim keeps the plain order: inputs and
-//! results of the model, and whatever else reads a value. Which values are in blocks depends on
+//! results of the model (those of convolutions are copied), and whatever else reads a value. Which values are in blocks depends on
 //! the graph alone, so results are the same on every machine.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -66,6 +66,9 @@ pub fn block(split: &mut Split) -> Result<Vec<(NodeId, Conv)>, OpError> {
         };
         for (_, user, operand) in users {
             split.run.set_operand(user, operand as usize, read);
+        }
+        for output in split.run.outputs.iter_mut().filter(|o| o.value.node == root) {
+            output.value = read;
         }
         if filled.is_some() {
             let order = split.run.topological();
@@ -135,12 +138,13 @@ impl<'a> Choice<'a> {
             }
         }
         let stored = groups.iter().enumerate().map(|(i, g)| (g.root, i)).collect();
-        let escapes: BTreeSet<NodeId> = graph
-            .outputs
-            .iter()
-            .map(|o| o.value.node)
-            .chain(graph.states.iter().map(|s| s.next.node))
-            .collect();
+        let states: BTreeSet<NodeId> = graph.states.iter().map(|s| s.next.node).collect();
+        let outputs: BTreeSet<NodeId> = graph.outputs.iter().map(|o| o.value.node).collect();
+        // A result of the model is copied from blocks where that is little beside computing it.
+        let escapes = |g: &Group| {
+            let dense = g.anchor.is_some_and(|a| conv(graph, a) == Some(Conv::Dense));
+            states.contains(&g.root) || outputs.contains(&g.root) && !dense
+        };
         let fits = |g: &Group| {
             let ty = &graph.node(g.root).results[0];
             let shape = ty.shape.concrete().unwrap_or_default();
@@ -150,7 +154,7 @@ impl<'a> Choice<'a> {
                 && shape.iter().product::<usize>() > 0
                 && (shape[1].is_multiple_of(BLOCK) || fill::pays(shape[1]))
                 && plain
-                && !escapes.contains(&g.root)
+                && !escapes(g)
         };
         let blocked = (0..groups.len()).filter(|i| fits(&groups[*i])).collect();
         Choice { graph, groups, member_of, blocked, stored }
