@@ -31,6 +31,8 @@ pub mod runtime;
 pub mod schedule;
 pub mod session;
 pub mod target;
+#[cfg(feature = "cpu")]
+pub mod tune;
 
 pub use base::{DType, Shape, Tensor, TensorType};
 pub use model::{Diagnostics, Model, Options, WeightSource};

@@ -22,6 +22,8 @@ use crate::plan::Plan;
 use crate::runtime::cpu::Executable;
 use crate::schedule::program::Program;
 use crate::target::Target;
+#[cfg(feature = "cpu")]
+use {crate::base::machine::Tiles, crate::target::Kind, std::time::Duration};
 
 pub use crate::session::Session;
 
@@ -186,6 +188,25 @@ impl Model {
         Ok(Model { restored, ..Model::unoptimized(source, weights, options) })
     }
 
+    /// Measures for so long which tiles are fast on this machine, and keeps them in the options:
+    /// from here on plans are made with them. Results stay the same to the bit. A model that is not
+    /// compiled to machine code for this processor has nothing to measure.
+    #[cfg(feature = "cpu")]
+    pub fn tune(&mut self, limit: Duration) -> Result<(), Diagnostics> {
+        let target = &mut self.options.target;
+        target.machine.tiles = Tiles::default();
+        let machine_code = matches!(target.row.kind, Kind::Cpu(_) | Kind::Cranelift);
+        if !machine_code || target.check_runs_here().is_err() {
+            return Ok(());
+        }
+        let bound = self.bound(&Bindings::new())?;
+        let tiles = crate::tune::search(&bound, &self.weights, &self.options, limit)?;
+        self.options.target.machine.tiles = tiles;
+        self.plans.get_mut().expect("no panic holds the lock").clear();
+        self.restored = None;
+        Ok(())
+    }
+
     fn unoptimized(source: Graph, weights: Weights, mut options: Options) -> Model {
         options.control.settings.claimed = crate::kernel::generate::CLAIMED;
         Model {
@@ -267,15 +288,20 @@ impl Model {
         if let Some(plan) = self.plans.lock().expect("no panic holds the lock").get(dims) {
             return Ok(plan.clone());
         }
+        let plan = Arc::new(Plan::new(self.bound(dims)?, &self.options)?);
+        self.plans.lock().expect("no panic holds the lock").insert(dims.clone(), plan.clone());
+        Ok(plan)
+    }
+
+    /// The graph after the graph passes, without open dimensions.
+    fn bound(&self, dims: &Bindings) -> Result<Graph, Diagnostics> {
         let bound = self.graph()?.bind(dims).map_err(of_ops)?;
         if let Some(open) = bound.open_dims().first() {
             let message = format!("dimension `{}` is open", open.symbol);
             let help = format!("bind it: `--set {}=1`", open.symbol);
             return Err(Diagnostic::error("E0706", None, message).help(help).into());
         }
-        let plan = Arc::new(Plan::new(bound, &self.options)?);
-        self.plans.lock().expect("no panic holds the lock").insert(dims.clone(), plan.clone());
-        Ok(plan)
+        Ok(bound)
     }
 
     /// The program for these dimensions, restored or made.

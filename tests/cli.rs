@@ -348,6 +348,41 @@ fn code_is_used_under_its_own_key() {
     let _ = std::fs::remove_dir_all(&dir);
 }
 
+/// What `--tune` finds is used on this machine, and ignored with a warning where it is another's.
+#[cfg(feature = "cpu")]
+#[test]
+fn tuned_models_compute_the_same() {
+    use dlc::artifact::dlm;
+    let dir = folder("tuned");
+    let data = dir.join("data");
+    let digits = "examples/digits/digits.dl:cnn --set batch=4";
+    let ok = |line: &str| {
+        let o = call_with_data(&dir, line, &data);
+        assert_eq!(o.status, 0, "{line}: {}", o.stderr);
+        (o.stdout, o.stderr)
+    };
+    ok(&format!("dlc compile {digits} -o plain.dlm"));
+    ok(&format!("dlc compile {digits} -o tuned.dlm --tune 0.5"));
+    let want = ok("dlc run plain.dlm --random");
+    assert_eq!(ok("dlc run tuned.dlm --random"), want);
+    assert_eq!(ok("dlc run tuned.dlm --random -v"), want, "nothing is compiled");
+    assert_eq!(ok("dlc run plain.dlm --random --tune 0"), want);
+    let mut parts = dlm::read_file(&dir.join("plain.dlm")).unwrap();
+    parts.manifest.tuned =
+        Some(dlm::Tuned { machine: "another".into(), tiles: Default::default() });
+    dlm::write_file(&dir.join("foreign.dlm"), &parts).unwrap();
+    let (found, said) = ok("dlc run foreign.dlm --random");
+    assert_eq!(found, want.0);
+    assert!(said.contains("W0102"), "{said}");
+    for wrong in ["-1", "nan", "1e9"] {
+        let o = call(&dir, &format!("dlc compile {digits} --tune={wrong}"));
+        assert_eq!(o.status, 2, "{}", o.stderr);
+    }
+    let open = call(&dir, "dlc compile examples/digits/digits.dl:cnn --tune 1");
+    assert!(open.stderr.contains("E0706"), "{}", open.stderr);
+    let _ = std::fs::remove_dir_all(&dir);
+}
+
 /// A trace of `run` holds everything from the first pass to the launches.
 #[test]
 fn traces_hold_passes_code_and_launches() {

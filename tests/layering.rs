@@ -13,7 +13,7 @@ const RANKS: &[&[&str]] = &[
     &["target"],
     &["runtime"],
     &["pipeline"],
-    &["plan", "session", "model", "load"],
+    &["plan", "session", "tune", "model", "load"],
     &["train", "artifact"],
     &["cli"],
 ];

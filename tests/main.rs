@@ -23,3 +23,5 @@ mod sealed;
 mod session;
 mod shapes;
 mod targets;
+#[cfg(feature = "cpu")]
+mod tune;

@@ -79,6 +79,7 @@ impl Build {
             args,
             ops: vec![],
             generator: "hand".into(),
+            product: None,
             queue: Queue::Cpu,
             wave: 0,
             depends_on: vec![],

@@ -22,7 +22,7 @@ use crate::model::{Diagnostics, Model, Options, WeightSource};
 use crate::pass::Settings;
 use crate::runtime::cpu::Executable;
 use crate::schedule::program::Program;
-use crate::target::{self, Kind};
+use crate::target::Kind;
 
 /// Where values of constants begin: a cache line.
 const ALIGN: usize = 64;
@@ -107,8 +107,7 @@ fn made_for(options: &Options) -> String {
     let Settings { strict, training, claimed: _, fold_bytes } = &control.settings;
     let settings = (level, strict, training, fold_bytes);
     let passes = (&control.limit, &control.stop_after, &control.only, &control.skip);
-    let features = target::host_features();
-    format!("{} {:?} {features:?} {settings:?} {passes:?}", target.row.name, target.machine)
+    format!("{} {:?} {settings:?} {passes:?}", target.describe(), target.machine.tiles)
 }
 
 fn store(executable: &Executable, options: &Options) -> Compiled {

@@ -33,6 +33,7 @@ use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter};
 
 use super::map::map_file;
 use super::seal::{self, Seal};
+use crate::base::machine::Tiles;
 use crate::base::tensor::{AlignedBytes, SharedBytes};
 use crate::base::{DType, atomic_file};
 use crate::import::{FormatError, Weights, safetensors};
@@ -80,6 +81,15 @@ pub struct Manifest {
     pub inputs: Vec<Port>,
     pub outputs: Vec<Port>,
     pub dims: Vec<DimRange>,
+    /// Machine choices, and the machine that they were found on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tuned: Option<Tuned>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Tuned {
+    pub machine: String,
+    pub tiles: Tiles,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -23,6 +23,7 @@ fn sample() -> Parts {
             inputs: vec![port("x", &["batch", "2"])],
             outputs: vec![port("y", &["batch", "2"])],
             dims: vec![DimRange { name: "batch".into(), low: 1, high: Some(64) }],
+            tuned: None,
         },
         graph: "graph tiny(%x: f32[batch, 2]) { yield y = %x }\n".into(),
         weights,

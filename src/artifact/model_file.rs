@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::dlm::{DimRange, Manifest, Parts, Port};
+use super::dlm::{DimRange, Manifest, Parts, Port, Tuned};
 use crate::base::TensorType;
 use crate::front::{self, Constants, LoadOptions};
 use crate::import::Weights;
 use crate::ir::graph::{DimDecl, Graph};
 use crate::ir::print::print_graph;
 use crate::model::{Diagnostics, Model};
+use crate::target::Target;
 
 /// What a model's file holds: the graph as it was read, its weights, and what it was compiled for.
 pub fn parts(model: &Model) -> Parts {
@@ -31,6 +32,7 @@ pub fn parts(model: &Model) -> Parts {
         inputs: model.inputs().into_iter().map(port).collect(),
         outputs: model.outputs().into_iter().map(port).collect(),
         dims: model.source().open_dims().into_iter().map(dim).collect(),
+        tuned: tuned(&options.target),
     };
     let mut weights = Weights::default();
     for id in &model.source().params {
@@ -42,6 +44,22 @@ pub fn parts(model: &Model) -> Parts {
     let mut constants = Weights::default();
     constants.tensors.extend(printed.constants);
     Parts { manifest, graph: printed.text, weights, constants }
+}
+
+fn tuned(target: &Target) -> Option<Tuned> {
+    let tiles = target.machine.tiles.clone();
+    (!tiles.is_empty()).then(|| Tuned { machine: target.describe(), tiles })
+}
+
+/// Takes over the machine choices of a file. False where they are another machine's: these are left
+/// alone, and results are the same.
+pub fn take_tiles(manifest: &Manifest, target: &mut Target) -> bool {
+    let Some(tuned) = &manifest.tuned else { return true };
+    let same = tuned.machine == target.describe();
+    if same {
+        target.machine.tiles = tuned.tiles.clone();
+    }
+    same
 }
 
 /// The graph and the weights of a file.

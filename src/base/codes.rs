@@ -362,6 +362,10 @@ codes! {
          a stage is inserted before it. A name keeps stored weights valid.",
         "model m(x: f32[2, 4]) { return x |> dense(3) }",
         "model m(x: f32[2, 4]) { return x |> dense(3) as out }";
+    TUNED_ELSEWHERE = "W0102", "A compiled model was tuned on another machine",
+        "What `--tune` found holds for the processor that it was measured on. Here those choices are \
+         ignored: results are the same. `dlc compile MODEL.dlm --tune SECONDS` measures anew.",
+        "", "";
 }
 
 /// The row of a code.

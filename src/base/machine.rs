@@ -26,6 +26,47 @@ pub enum Numerics {
     Separate,
 }
 
+/// A product of `rows` × `columns` elements, each the sum of `depth` steps.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Extent {
+    pub rows: i64,
+    pub columns: i64,
+    pub depth: i64,
+    /// Of an element.
+    pub bytes: i64,
+}
+
+/// What is kept in registers of a product at once: so many rows of so many vectors.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct Tile {
+    pub vectors: i64,
+    pub rows: i64,
+}
+
+/// Tiles that were measured to be faster than those that the generators choose.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct Tiles(Vec<(Extent, Tile)>);
+
+impl Tiles {
+    pub fn get(&self, of: Extent) -> Option<Tile> {
+        self.0.iter().find(|(p, _)| *p == of).map(|(_, tile)| *tile)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &(Extent, Tile)> {
+        self.0.iter()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl FromIterator<(Extent, Tile)> for Tiles {
+    fn from_iter<I: IntoIterator<Item = (Extent, Tile)>>(tiles: I) -> Tiles {
+        Tiles(tiles.into_iter().collect())
+    }
+}
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Machine {
     pub isa: Isa,
@@ -35,6 +76,8 @@ pub struct Machine {
     pub registers: u32,
     /// Bytes of the data caches of one core: L1, L2, and its share of L3.
     pub caches: [u64; 3],
+    /// Found by `tune`; empty where nobody searched.
+    pub tiles: Tiles,
 }
 
 impl Machine {
@@ -45,7 +88,8 @@ impl Machine {
             Isa::X86_64V4 if vector_bytes < 64 => 16,
             Isa::X86_64V4 | Isa::Aarch64 => 32,
         };
-        Machine { isa, vector_bytes, registers, caches: [32 << 10, 1 << 20, 8 << 20] }
+        let (caches, tiles) = ([32 << 10, 1 << 20, 8 << 20], Tiles::default());
+        Machine { isa, vector_bytes, registers, caches, tiles }
     }
 
     pub fn numerics(&self) -> Numerics {

@@ -90,7 +90,7 @@ pub struct Compile {
     /// Queues: auto, cpu, gpu or a file
     #[arg(long)]
     pub place: Option<String>,
-    /// Search machine choices for so many seconds
+    /// Measure for at most so many seconds which machine choices are fast; results do not change
     #[arg(long, value_name = "SECONDS")]
     pub tune: Option<f64>,
     /// Refuse a program whose arena is larger
@@ -222,8 +222,8 @@ impl Compile {
             None | Some("auto" | "cpu") => {}
             Some(_) => return Err(later("`--place` with other queues than `cpu`")),
         }
-        if self.tune.is_some() {
-            return Err(later("`--tune`"));
+        if self.tune.is_some_and(|seconds| !(0.0..=86_400.0).contains(&seconds)) {
+            return Err(Failure::usage("`--tune` takes seconds, at most 86400"));
         }
         if self.gpu_adapter.is_some() || self.gpu_matmul.is_some() {
             return Err(later("the GPU"));

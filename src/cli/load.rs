@@ -10,8 +10,10 @@ use super::report::{Failure, Reporter, reason};
 #[cfg(feature = "cpu")]
 use crate::artifact::code;
 use crate::artifact::{dlm, map::map_file, model_file};
-use crate::base::codes::FILE_SYSTEM;
+use crate::base::codes::{FILE_SYSTEM, TUNED_ELSEWHERE};
 use crate::base::diag::Diagnostic;
+#[cfg(feature = "cpu")]
+use crate::base::machine::Extent;
 use crate::base::source::SourceMap;
 use crate::import::Weights;
 use crate::ir::Graph;
@@ -125,7 +127,7 @@ pub fn load(spec: &Spec, args: &Compile, missing: Missing) -> Result<Loaded, Fai
         return Err(later("reading ONNX"));
     }
     let mut loaded = match spec.has_extension("dlm") {
-        true => compiled(spec, &options)?,
+        true => compiled(spec, options)?,
         false => source(spec, args, missing, &mut options)?,
     };
     let inputs = inputs(&loaded.graph);
@@ -208,16 +210,22 @@ fn rename_table(path: &Path) -> Result<Vec<load::RenameRule>, Failure> {
     Ok(read.weights.into_iter().flat_map(|w| w.renames).collect())
 }
 
-fn compiled(spec: &Spec, options: &Options) -> Result<Loaded, Failure> {
+fn compiled(spec: &Spec, mut options: Options) -> Result<Loaded, Failure> {
     let parts = dlm::read_file(Path::new(&spec.path))?;
+    let mut warnings = vec![];
+    if !model_file::take_tiles(&parts.manifest, &mut options.target) {
+        let message = format!("`{}` was tuned on another machine", spec.path);
+        let note = "its choices are ignored, and results are the same";
+        warnings.push(Diagnostic::warning(TUNED_ELSEWHERE, None, message).note(note));
+    }
     let (graph, weights) = model_file::open(&spec.path, parts)?;
     let weights = match &options.weights {
         WeightSource::Declared => weights,
         WeightSource::Random => crate::model::random_weights(&graph, options.seed)?,
         WeightSource::Given(given) => given.clone(),
     };
-    let (sources, warnings) = (SourceMap::default(), vec![]);
-    Ok(Loaded { graph, weights, options: options.clone(), sources, warnings, load_ms: 0.0 })
+    let sources = SourceMap::default();
+    Ok(Loaded { graph, weights, options, sources, warnings, load_ms: 0.0 })
 }
 
 impl Loaded {
@@ -226,7 +234,7 @@ impl Loaded {
         reporter.warnings(&self.sources, &self.warnings);
         let mut dumped: Result<(), Failure> = Ok(());
         let mut count = 0;
-        let model = Model::new(self.graph, self.weights, self.options, &mut |pass, graph| {
+        let mut model = Model::new(self.graph, self.weights, self.options, &mut |pass, graph| {
             count += 1;
             let wanted = args.dump_after.as_deref().is_some_and(|d| d == "all" || d == pass);
             if wanted && dumped.is_ok() {
@@ -235,6 +243,7 @@ impl Loaded {
         })
         .map_err(|d| Diagnostics { sources: self.sources, list: d.list })?;
         dumped?;
+        tune(&mut model, args, reporter)?;
         trace(args, &model, &[])?;
         if args.time_passes || reporter.verbose {
             for p in model.passes() {
@@ -247,6 +256,28 @@ impl Loaded {
         }
         Ok(model)
     }
+}
+
+/// `--tune`.
+#[cfg(feature = "cpu")]
+fn tune(model: &mut Model, args: &Compile, reporter: &Reporter) -> Result<(), Failure> {
+    let Some(seconds) = args.tune else { return Ok(()) };
+    crate::plan::parameters(model.source(), model.weights())?;
+    model.tune(std::time::Duration::from_secs_f64(seconds))?;
+    for (of, tile) in model.options().target.machine.tiles.iter() {
+        let Extent { rows, columns, depth, bytes } = of;
+        reporter.note(&format!(
+            "products of {rows} × {columns}, sums of {depth}, {bytes} bytes each: tiles of {} rows \
+             × {} vectors",
+            tile.rows, tile.vectors
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(not(feature = "cpu"))]
+fn tune(_: &mut Model, _: &Compile, _: &Reporter) -> Result<(), Failure> {
+    Ok(())
 }
 
 fn dump(args: &Compile, count: usize, pass: &str, graph: &Graph) -> Result<(), Failure> {
@@ -298,12 +329,16 @@ pub fn runnable(
 
 #[cfg(feature = "cpu")]
 fn restored(spec: &Spec, args: &Compile, reporter: &Reporter) -> Result<Option<Model>, Failure> {
-    let asked = args.dump_after.is_some() || args.time_passes || !args.pin.is_empty();
+    let asked = args.dump_after.is_some()
+        || args.time_passes
+        || args.tune.is_some()
+        || !args.pin.is_empty();
     if !spec.has_extension("dlm") || asked {
         return Ok(None);
     }
-    let options = args.options()?;
+    let mut options = args.options()?;
     let file = dlm::open_file(Path::new(&spec.path))?;
+    model_file::take_tiles(file.manifest(), &mut options.target);
     let model = match super::seal::known() {
         Some(seal) => code::restore(&file, &seal, &options),
         None => Err(code::Unused::Seal),

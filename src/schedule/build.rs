@@ -14,11 +14,12 @@ use super::liveness::Liveness;
 use super::memory::{self, Effort};
 use super::order;
 use super::program::*;
-use crate::base::machine::Machine;
+use crate::base::machine::{Extent, Machine};
 use crate::base::{DType, FastMap, Tensor, TensorType};
 use crate::ir::attr::Attr;
 use crate::ir::graph::{Graph, NodeId, Value};
 use crate::ir::op::{Class, OpError, RegionKind, Source};
+use crate::kernel::generate::contract;
 use crate::kernel::nest::Nest;
 
 /// Assembles the program of a fused graph.
@@ -56,7 +57,7 @@ struct Assembler<'a> {
     mode: Mode,
     program: Program,
     /// Kernels that are already there, by their nest (without its name), and what made them.
-    known: FastMap<Nest, (KernelId, &'static str)>,
+    known: FastMap<Nest, (KernelId, &'static str, Option<Extent>)>,
     constants: Vec<(usize, Tensor)>,
     live: Liveness,
     /// The launches that wrote a buffer, for `depends_on`.
@@ -339,7 +340,7 @@ impl Assembler<'_> {
     ) -> LaunchId {
         let id = LaunchId(self.program.launches.len() as u32);
         let (flops, bytes) = (work.flops, work.bytes);
-        let (kernel, generator) = self.kernel(work);
+        let (kernel, generator, product) = self.kernel(work);
         let all: Vec<Arg> = args.iter().chain(results).cloned().collect();
         let mut depends_on: Vec<LaunchId> =
             args.iter().filter_map(|a| self.producer.get(&a.buffer)).flatten().copied().collect();
@@ -367,6 +368,7 @@ impl Assembler<'_> {
             queue: Queue::Cpu,
             wave: self.wave,
             depends_on,
+            product,
             flops,
             bytes,
             // Ten FLOP and ten bytes a nanosecond: what one core of a common machine does.
@@ -375,19 +377,21 @@ impl Assembler<'_> {
         id
     }
 
-    fn kernel(&mut self, work: Work) -> (KernelId, &'static str) {
+    /// A kernel's number, the generator that made it, and the product that it computes in tiles.
+    fn kernel(&mut self, work: Work) -> (KernelId, &'static str, Option<Extent>) {
         if let Some(known) = work.key.as_ref().and_then(|k| self.known.get(k)) {
             return *known;
         }
         let id = KernelId(self.program.kernels.len() as u32);
+        let product = work.key.as_ref().and_then(|nest| contract::extent(nest, self.machine));
         let (kernel, generator) = (work.build)(self.machine);
         self.program.scratch_per_worker =
             self.program.scratch_per_worker.max(kernel.scratch_bytes());
         self.program.kernels.push(kernel);
         if let Some(key) = work.key {
-            self.known.insert(key, (id, generator));
+            self.known.insert(key, (id, generator, product));
         }
-        (id, generator)
+        (id, generator, product)
     }
 
     /// A copy of a whole buffer, in a wave of its own.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::machine::Extent;
 use crate::base::{DType, Tensor};
 use crate::kernel::ir::Kernel;
 
@@ -106,6 +107,8 @@ pub struct Launch {
     pub queue: Queue,
     pub wave: u32,
     pub depends_on: Vec<LaunchId>,
+    /// The product that it computes in tiles, if it does.
+    pub product: Option<Extent>,
     pub flops: u64,
     /// Bytes read and written, each operand counted once.
     pub bytes: u64,

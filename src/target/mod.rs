@@ -118,6 +118,14 @@ impl Target {
         Target::parse("cpu").expect("the table has a row for this machine")
     }
 
+    /// The target and all that choices for its machine depend on, but for what was tuned.
+    pub fn describe(&self) -> String {
+        let Machine { isa, vector_bytes, registers, caches, tiles: _ } = &self.machine;
+        let features = detect::features().join(" ");
+        let name = self.row.name;
+        format!("{name} {isa:?} {vector_bytes} {registers} {caches:?} {features}")
+    }
+
     /// Whether code for the target can run in this process; if not, an error that says why.
     pub fn check_runs_here(&self) -> Result<(), Box<Diagnostic>> {
         let Kind::Cpu(Some(isa)) = self.row.kind else { return Ok(()) };

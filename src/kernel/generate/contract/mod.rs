@@ -24,7 +24,7 @@ use crate::kernel::nest::Nest;
 use plan::Plan;
 pub use plan::is_small;
 use tiling::Tiling;
-pub use tiling::{Extent, panel_width};
+pub use tiling::{Extent, candidates, panel_width};
 
 /// Whether each element of the nest's reduction is one ascending chain. Depends on the nest alone.
 pub fn is_contraction(nest: &Nest) -> bool {
@@ -36,6 +36,12 @@ pub fn build(nest: &Nest, machine: &Machine) -> Option<Kernel> {
     let plan = Plan::of(nest, 0).filter(Plan::shares)?;
     let (plan, tiling) = tiled(plan, 0, machine)?;
     Some(tiles::build(&plan, &tiling, machine))
+}
+
+/// What [`build`] cuts into tiles; `None` where it builds nothing, or has no choice.
+pub fn extent(nest: &Nest, machine: &Machine) -> Option<Extent> {
+    let plan = Plan::of(nest, 0).filter(Plan::shares)?;
+    (!plan.lanewise && Tiling::of(&plan, machine).is_some()).then(|| tiling::extent(&plan))
 }
 
 /// The same within a larger kernel: loops over tiles at one point of the first axes of the nest.

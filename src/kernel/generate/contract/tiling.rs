@@ -5,7 +5,8 @@
 
 use super::super::sweep;
 use super::plan::Plan;
-use crate::base::machine::Machine;
+pub use crate::base::machine::Extent;
+use crate::base::machine::{Machine, Tile};
 use crate::ir::index::{Expr, Guard};
 
 /// Kinds of tiles along the columns, each with code of its own.
@@ -99,17 +100,14 @@ pub enum Status {
 impl Tiling {
     /// `None` where too many kinds of tiles would be needed.
     pub fn of(plan: &Plan, machine: &Machine) -> Option<Tiling> {
-        let bytes = plan.dtype().bytes().max(4) as i64;
+        let extent = extent(plan);
+        let Extent { rows: m, columns: n, bytes, .. } = extent;
         let lanes = (machine.vector_bytes as i64 / bytes).clamp(1, 64);
-        let n = plan.extents[plan.columns];
-        let m = plan.rows.map_or(1, |a| plan.extents[a]);
         let panel = match plan.lanewise {
             // Each row of a vector has an operand of its own: there is nothing to share.
             true => Some(1),
             false => plan.panel().map(|p| p.width).filter(|w| w % lanes == 0).map(|w| w / lanes),
         };
-        let depth = plan.reduced().iter().fold(1i64, |all, n| all.saturating_mul(*n));
-        let extent = Extent { rows: m, columns: n, depth, bytes };
         let (vectors, most) = tile(extent, panel, lanes, machine);
         let down = (m as u64).div_ceil(most as u64) as i64;
         let width = vectors * lanes;
@@ -206,14 +204,13 @@ fn find_bands(plan: &Plan, m: i64, down: i64) -> Option<Vec<Band>> {
     fits.then_some(bands)
 }
 
-/// A product of `rows` × `columns` elements, each the sum of `depth` steps.
-#[derive(Clone, Copy)]
-pub struct Extent {
-    pub rows: i64,
-    pub columns: i64,
-    pub depth: i64,
-    /// Of an element.
-    pub bytes: i64,
+pub fn extent(plan: &Plan) -> Extent {
+    Extent {
+        rows: plan.rows.map_or(1, |a| plan.extents[a]),
+        columns: plan.extents[plan.columns],
+        depth: plan.reduced().iter().fold(1i64, |all, n| all.saturating_mul(*n)),
+        bytes: plan.dtype().bytes().max(4) as i64,
+    }
 }
 
 /// How many columns a panel of packed weights has.
@@ -225,8 +222,24 @@ pub fn panel_width(of: Extent, machine: &Machine) -> i64 {
     }
 }
 
-/// Vectors and rows of the tile that takes the fewest cycles by count of instructions; `panel` is
-/// how many vectors lie side by side in the wide operand, if it is packed.
+/// Tiles to be measured for a product: those that should take the fewest cycles come first, and of
+/// each number of vectors there are a few.
+pub fn candidates(of: Extent, machine: &Machine) -> Vec<Tile> {
+    let lanes = (machine.vector_bytes as i64 / of.bytes).clamp(1, 64);
+    let mut all = allowed(of, None, lanes, machine);
+    all.sort_by_key(|(cycles, _)| *cycles);
+    let mut kept: Vec<Tile> = vec![];
+    for (_, tile) in all {
+        if kept.iter().filter(|t| t.vectors == tile.vectors).count() < 3 {
+            kept.push(tile);
+        }
+    }
+    kept
+}
+
+/// Vectors and rows of the tile that was found by measuring, else of the one that takes the fewest
+/// cycles by count of instructions; `panel` is how many vectors lie side by side in the wide
+/// operand, if it is packed.
 fn tile(of: Extent, panel: Option<i64>, lanes: i64, machine: &Machine) -> (i64, i64) {
     let registers = machine.registers as i64;
     let tall = machine.vector_bytes <= 16 && registers <= 16 && of.rows >= registers - 4;
@@ -234,8 +247,16 @@ fn tile(of: Extent, panel: Option<i64>, lanes: i64, machine: &Machine) -> (i64, 
         // Cranelift folds a broadcast into the multiply-add that reads it, if it is the only one.
         return (1, registers - 4);
     }
+    let found = machine.tiles.get(of);
+    let all = allowed(of, panel, lanes, machine);
+    let best = all.iter().min_by_key(|(cycles, tile)| (Some(*tile) != found, *cycles));
+    best.map_or((1, 1), |(_, tile)| (tile.vectors, tile.rows))
+}
+
+/// Tiles that fit the registers, with their cycles.
+fn allowed(of: Extent, panel: Option<i64>, lanes: i64, machine: &Machine) -> Vec<(i64, Tile)> {
+    let registers = machine.registers as i64;
     let needed = (of.columns as u64).div_ceil(lanes as u64) as i64;
-    let mut best = (i64::MAX, (1, 1));
     // A single row's tiles are to be at least two, so that two threads have something to do.
     let widest = if of.rows == 1 { (needed + 1) / 2 } else { needed }.min(WIDEST);
     let (narrowest, widest) = match panel.filter(|p| *p <= WIDEST) {
@@ -243,18 +264,16 @@ fn tile(of: Extent, panel: Option<i64>, lanes: i64, machine: &Machine) -> (i64, 
         Some(p) => (p, p),
         None => (1, widest),
     };
+    let mut all = vec![];
     let step = Step { depth: of.depth, bytes: of.bytes, lanes, near: machine.caches[0] as i64 / 2 };
     for vectors in (narrowest..=widest).step_by(narrowest as usize) {
         // Sums, a step's vectors of the wide operand, and one broadcast.
         let room = (registers - 1 - vectors) / vectors;
         for rows in 1..=room.min(TALLEST).min(of.rows) {
-            let cycles = step.of_all(of.rows, rows, needed, vectors);
-            if cycles < best.0 {
-                best = (cycles, (vectors, rows));
-            }
+            all.push((step.of_all(of.rows, rows, needed, vectors), Tile { vectors, rows }));
         }
     }
-    best.1
+    all
 }
 
 /// What one step of the sum costs, in 64ths of a cycle.
