@@ -111,7 +111,8 @@ impl<'a> Plan<'a> {
         let kept = kept_stages(self.nest)?;
         let space = Space::of(self.nest, &kept, fixed)?;
         let plan = Plan::over(self.nest, &kept, &space.merged(lines))?;
-        Some(Plan { small: true, ..plan })
+        // Another axis may have become the rows.
+        (plan.rows == Some(lines)).then_some(Plan { small: true, ..plan })
     }
 
     /// The axis of lines of a small map whose rows are the points of one line.
