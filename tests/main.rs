@@ -1,6 +1,8 @@
 //! The integration tests: one binary, so that they link once.
 
 mod allocations;
+#[cfg(all(feature = "cli", feature = "cpu"))]
+mod assembly;
 #[cfg(feature = "cli")]
 mod cli;
 mod contractions;
