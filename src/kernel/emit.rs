@@ -311,13 +311,18 @@ impl<'a> Emitter<'a> {
         if open.is_empty() {
             return self.value(b, then);
         }
-        let divergent =
-            self.lanes > 1 && self.vector.is_some_and(|v| open.iter().any(|g| g.expr.mentions(v)));
-        if divergent {
-            return self.divergent(b, &open, then, els);
+        let axis = self.vector.filter(|_| self.lanes > 1);
+        let (of_lanes, of_all): (Vec<Guard>, Vec<Guard>) =
+            open.into_iter().partition(|g| axis.is_some_and(|axis| g.expr.mentions(axis)));
+        if of_all.is_empty() {
+            return self.divergent(b, &of_lanes, then, els);
         }
-        let cond = self.condition(b, &open, 0);
-        self.branch(b, cond, then, els)
+        let cond = self.condition(b, &of_all, 0);
+        if of_lanes.is_empty() {
+            return self.branch(b, cond, then, els);
+        }
+        let inside = |e: &mut Self, b: &mut KernelBuilder| e.divergent(b, &of_lanes, then, els);
+        self.either(b, cond, &inside, &|e, b| e.value(b, els))
     }
 
     /// Each lane on its own, unless it is known now which ones are inside.
@@ -347,7 +352,8 @@ impl<'a> Emitter<'a> {
         gather_lanes(b, &lanes)
     }
 
-    /// The valid lanes for which guards hold, if they are known now, and follow each other.
+    /// The valid lanes for which guards, all of the axis of lanes, hold, if they are known now and
+    /// follow each other.
     fn inside(&self, b: &KernelBuilder, guards: &[Guard], axis: usize) -> Option<Range<u16>> {
         let first = b.literal(self.coords[axis])?.as_int()?;
         let (mut lo, mut hi) = (0i64, self.valid as i64);
@@ -413,11 +419,25 @@ impl<'a> Emitter<'a> {
             let mask = b.splat(cond, self.lanes);
             return choose(b, mask, t, e);
         }
+        self.either(b, cond, &|e, b| e.value(b, then), &|e, b| e.value(b, els))
+    }
+
+    /// One of two values, of which only that one is computed.
+    fn either(
+        &mut self,
+        b: &mut KernelBuilder,
+        cond: Val,
+        then: &dyn Fn(&mut Self, &mut KernelBuilder) -> Val,
+        els: &dyn Fn(&mut Self, &mut KernelBuilder) -> Val,
+    ) -> Val {
+        if let Some(lit) = b.literal(cond) {
+            return if lit.bits != 0 { then(self, b) } else { els(self, b) };
+        }
         let this = std::cell::RefCell::new(self);
-        let scoped = |b: &mut KernelBuilder, leaf: u32| {
+        let scoped = |b: &mut KernelBuilder, f: &dyn Fn(&mut Self, &mut KernelBuilder) -> Val| {
             let mut me = this.borrow_mut();
             me.memo.push(FastMap::default());
-            let v = me.value(b, leaf);
+            let v = f(&mut me, b);
             me.memo.pop();
             vec![v]
         };

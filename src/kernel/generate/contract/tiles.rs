@@ -59,12 +59,12 @@ pub fn within(b: &mut KernelBuilder, plan: &Plan, tiling: &Tiling, slots: &[Buf]
 }
 
 /// Scratch for the sums of a tile, where much is made of each: done in a loop over rows instead of
-/// once for each sum, that stays in the cache of instructions.
+/// once for each sum, that stays in the cache of instructions. (In small maps rows are constants.)
 fn park(b: &mut KernelBuilder, plan: &Plan, tiling: &Tiling) -> Option<Buf> {
     let rows = tiling.bands.iter().map(|band| band.rows).max().unwrap_or(1);
     let sums = rows * tiling.width;
     let many = rows > 1 && sums > WRITTEN_OUT * tiling.lanes as i64;
-    (many && plan.is_heavy()).then(|| b.scratch(plan.dtype(), sums as u64))
+    (many && !plan.small && plan.is_heavy()).then(|| b.scratch(plan.dtype(), sums as u64))
 }
 
 struct Tiles<'a> {
