@@ -88,8 +88,8 @@ impl Window {
     /// Smaller where it reaches over the padded image.
     fn fit(&mut self, spatial: &[usize]) {
         let axes = spatial.len();
-        for i in 0..axes {
-            let padded = spatial[i] + self.pad[i] + self.pad[axes + i];
+        for (i, extent) in spatial.iter().enumerate() {
+            let padded = extent + self.pad[i] + self.pad[axes + i];
             if self.reach(i) > padded {
                 (self.kernel[i], self.dilation[i]) = (1, 1);
             }
@@ -144,7 +144,8 @@ fn groups(d: &mut Draw, c: usize) -> (usize, usize) {
         0 => (c, c),
         1 => (c, c * d.pick(&[1, 2, 3])),
         2 => {
-            let fits: Vec<usize> = [2, 3, 4, 8].into_iter().filter(|g| c % g == 0).collect();
+            let fits: Vec<usize> =
+                [2, 3, 4, 8].into_iter().filter(|g| c.is_multiple_of(*g)).collect();
             let g = if fits.is_empty() { 1 } else { d.pick(&fits) };
             (g, g * d.pick(&[1, 2, 3, 4, 8, 16]))
         }
@@ -279,7 +280,7 @@ fn tail(d: &mut Draw, x: Value) -> Value {
             let w = d.weights(&[n, k]);
             d.op("dense", &[flat, w], &[])
         }
-        7 if shape[1] % 2 == 0 && shape[1] > 0 => shuffled(d, x),
+        7 if shape[1].is_multiple_of(2) && shape[1] > 0 => shuffled(d, x),
         8 => {
             let rank = shape.len();
             let perm: Vec<usize> = [0].into_iter().chain(2..rank).chain([1]).collect();

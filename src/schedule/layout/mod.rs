@@ -293,7 +293,8 @@ impl Panels {
     fn in_a_run(self, machine: &Machine) -> Option<Panels> {
         let bytes = (self.reduced * self.columns).saturating_mul(self.bytes) as u64;
         let lanes = (machine.vector_bytes as usize / self.bytes).max(1);
-        let width = [4, 3, 5].map(|v| v * lanes).into_iter().find(|w| self.columns % w == 0)?;
+        let width =
+            [4, 3, 5].map(|v| v * lanes).into_iter().find(|w| self.columns.is_multiple_of(*w))?;
         let pays = self.rows >= MANY_ROWS && bytes > machine.caches[1] / 2;
         pays.then_some(Panels { width, ..self })
     }

@@ -175,7 +175,7 @@ pub(super) fn compile_all<W: Default>(
     std::thread::scope(|scope| {
         for _ in 1..threads {
             // Where the system has no more threads, those at work do it all.
-            if std::thread::Builder::new().spawn_scoped(scope, &work).is_err() {
+            if std::thread::Builder::new().spawn_scoped(scope, work).is_err() {
                 break;
             }
         }
