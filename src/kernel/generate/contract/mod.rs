@@ -13,7 +13,9 @@
 //!   columns, tiles are told apart by what their guards say; where they depend on the row of an
 //!   image, the loop over the kernel's rows is clipped.
 
+mod operand;
 mod plan;
+mod space;
 mod tiles;
 mod tiling;
 

@@ -5,23 +5,25 @@
 //! reduced axes. Rows, pieces and written-out steps are constants in the expressions, so that they end
 //! up in the displacement of an address and all of a tile shares its bases.
 
+mod end;
+mod step;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 
-use super::super::loops::{declare, grid_point, store};
+use super::super::loops::{declare, grid_point};
 use super::super::sweep;
 use super::plan::{Clip, Plan};
-use super::tiling::{Band, Kind, Piece, Status, Tiling, holds};
+use super::tiling::{Band, Kind, Status, Tiling};
 use crate::base::FastMap;
 use crate::base::machine::Machine;
 use crate::ir::index::{Expr, Guard};
 use crate::kernel::build::KernelBuilder;
 use crate::kernel::emit::{Emitter, Home};
-use crate::kernel::ir::{Addr, Buf, Kernel, Lit, Op, Ty, Val};
-use crate::kernel::resolve::{Leaf, Resolved};
-use crate::kernel::scalar_fn::gather_lanes;
+use crate::kernel::ir::{Buf, Kernel, Lit, Op, Ty, Val};
+use crate::kernel::resolve::Resolved;
 
 /// Long functions of so many vectors may be written out, one after the other.
 const WRITTEN_OUT: i64 = 16;
@@ -299,34 +301,6 @@ impl Tiles<'_> {
         }
     }
 
-    /// Parks the sums, then goes through them row by row.
-    fn finish_parked(
-        &self,
-        b: &mut KernelBuilder,
-        tile: &Tile,
-        (parked, axis): (Buf, usize),
-        sums: &[Val],
-    ) {
-        let (pieces, width) = (&tile.kind.pieces, self.tiling.width);
-        let zero = b.index(0);
-        for (i, sum) in sums.iter().enumerate() {
-            let (row, piece) = (i / pieces.len(), &pieces[i % pieces.len()]);
-            let plus = row as i64 * width + piece.first;
-            b.store(Addr { buf: parked, base: zero, plus }, *sum);
-        }
-        let rows = b.index(tile.band.rows);
-        b.for_loop((zero, rows, 1), &[], |b, row, _| {
-            let mut coords = tile.coords.clone();
-            coords[axis] = b.add(coords[axis], row);
-            let base = b.times(row, width);
-            for piece in pieces {
-                let sum = b.load(Addr { buf: parked, base, plus: piece.first }, piece.lanes);
-                self.finish(b, &coords, (0, piece), sum);
-            }
-            vec![]
-        });
-    }
-
     /// The loops over reduced axes from `axis` on.
     fn sum(
         &self,
@@ -413,160 +387,6 @@ impl Tiles<'_> {
             });
         }
         sums
-    }
-
-    /// Asks for the tile's share of the next panel, as far as this step goes.
-    fn fetch_ahead(&self, b: &mut KernelBuilder, tile: &Tile, coords: &[Val], step: &Step) {
-        let wide = &self.plan.stages[0].1.leaves[self.plan.wide as usize];
-        let (Some(Ahead { skip, vectors }), Leaf::Slot { slot, at }) = (tile.ahead, wide) else {
-            return;
-        };
-        let at = at.substitute(&self.point(0, 0, step.reduced), &self.extents());
-        let (empty, zero) = (Resolved::default(), b.index(0));
-        let mut e = self.emitter(&empty, coords, 1);
-        let addr = e.addr(b, self.slots[*slot as usize], zero, &at, 0);
-        let base = b.add(addr.base, skip);
-        for i in 0..vectors {
-            b.prefetch(Addr { base, plus: addr.plus + i * self.tiling.lanes as i64, ..addr });
-        }
-    }
-
-    /// One product added to each sum of the tile.
-    fn step(
-        &self,
-        b: &mut KernelBuilder,
-        tile: &Tile,
-        coords: &[Val],
-        step: &Step,
-        sums: &mut [Val],
-    ) {
-        self.fetch_ahead(b, tile, coords, step);
-        let pieces = &tile.kind.pieces;
-        let mut wides: Vec<Option<(Val, Option<Val>)>> = vec![];
-        for (&piece, status) in pieces.iter().zip(step.status) {
-            let Piece { first, lanes, .. } = piece;
-            wides.push(match status {
-                Status::Outside => None,
-                Status::Inside => {
-                    let read = 0..if self.tiling.filled { lanes } else { piece.valid };
-                    let place = (0, first);
-                    let v = self.run(b, self.plan.wide, place, step, coords, (lanes, read));
-                    Some((v, None))
-                }
-                Status::Edge => {
-                    let column = tile.kind.from * self.tiling.width + first;
-                    Some(self.edge(b, (first, lanes), column, coords, step))
-                }
-            });
-        }
-        for (i, row) in self.rows(tile.band).enumerate() {
-            if !step.inside[i] {
-                continue;
-            }
-            let mut broadcast: BTreeMap<u16, Val> = BTreeMap::new();
-            for (j, &Piece { first, lanes, valid }) in pieces.iter().enumerate() {
-                let Some((wide, mask)) = wides[j] else { continue };
-                let y = match broadcast.get(&lanes) {
-                    Some(y) => *y,
-                    None if self.plan.lanewise => {
-                        let place = (row, first);
-                        let some = (lanes, 0..valid);
-                        self.run(b, self.plan.narrow, place, step, coords, some)
-                    }
-                    None => {
-                        let y = self.value(b, self.plan.narrow, (row, 0), step, coords, lanes);
-                        broadcast.insert(lanes, y);
-                        y
-                    }
-                };
-                let sum = &mut sums[i * pieces.len() + j];
-                let next = match self.plan.dtype().is_float() {
-                    true => b.mul_add(wide, y, *sum),
-                    false => {
-                        let product = b.op(Op::Mul, &[wide, y]);
-                        b.op(Op::Add, &[*sum, product])
-                    }
-                };
-                *sum = match mask {
-                    Some(mask) => b.op(Op::Select, &[mask, next, *sum]),
-                    None => next,
-                };
-            }
-        }
-    }
-
-    /// A piece of which some lanes are padding, and the mask of the others.
-    fn edge(
-        &self,
-        b: &mut KernelBuilder,
-        (first, lanes): (i64, u16),
-        column: i64,
-        coords: &[Val],
-        step: &Step,
-    ) -> (Val, Option<Val>) {
-        let inside: Vec<bool> =
-            (0..lanes as i64).map(|lane| holds(self.plan, column + lane, step.fixed)).collect();
-        let mut mask = vec![];
-        for holds in &inside {
-            mask.push(b.condition(*holds));
-        }
-        let mask = Some(gather_lanes(b, &mask));
-        // One run of lanes is read from its first one on, then moved to its place.
-        let from = inside.iter().position(|i| *i).unwrap_or(0) as u16;
-        let count = inside.iter().filter(|i| **i).count() as u16;
-        if inside[from as usize..].iter().take_while(|i| **i).count() == count as usize {
-            let place = (0, first + from as i64);
-            let run = self.run(b, self.plan.wide, place, step, coords, (lanes, from..from + count));
-            return (run, mask);
-        }
-        let mut values = vec![];
-        for (lane, holds) in inside.iter().enumerate() {
-            values.push(match holds {
-                true => {
-                    let place = (0, first + lane as i64);
-                    self.value(b, self.plan.wide, place, step, coords, 1)
-                }
-                false => {
-                    let dtype = self.plan.dtype();
-                    b.constant(Ty::of(dtype, 1), Lit::int(dtype, 0))
-                }
-            });
-        }
-        (gather_lanes(b, &values), mask)
-    }
-
-    /// What is made of a sum, and where it goes.
-    fn finish(&self, b: &mut KernelBuilder, coords: &[Val], (row, piece): (i64, &Piece), sum: Val) {
-        let plan = self.plan;
-        let end = self.end(row, piece.first);
-        let mut homes: BTreeMap<u16, Home> = BTreeMap::new();
-        for (i, ((id, _), body)) in plan.stages.iter().zip(&end.stages).enumerate() {
-            let coords = coords.to_vec();
-            let vector = (Some(self.lane()), piece.lanes);
-            let mut e =
-                Emitter::new(plan.nest, body, self.slots, &homes, self.none, coords, vector);
-            e.valid = piece.valid;
-            let v = if i == 0 { sum } else { e.value(b, body.root) };
-            for ((_, slot, _), at) in plan.outs.iter().zip(&end.outs).filter(|(o, _)| o.0 == *id) {
-                let base = b.index(0);
-                store(b, &mut e, self.slots[*slot as usize], base, at, v);
-            }
-            homes.insert(*id, Home::Here(v));
-        }
-    }
-
-    /// All stages and their places at a row and a first column of the tile.
-    fn end(&self, row: i64, first: i64) -> Rc<End> {
-        let make = || {
-            let plan = self.plan;
-            let zeros: Vec<Expr> = plan.reduced().iter().map(|_| Expr::constant(0)).collect();
-            let (by, extents) = (self.point(row, first, &zeros), self.extents());
-            let at = |e: &Expr| e.substitute(&by, &extents);
-            let stages = plan.stages.iter().map(|(_, body)| body.map(at)).collect();
-            let outs = plan.outs.iter().map(|(_, _, e)| at(e)).collect();
-            Rc::new(End { stages, outs })
-        };
-        self.ends.borrow_mut().entry((row, first)).or_insert_with(make).clone()
     }
 
     /// The value of an operand's leaf at a row and a first column of the tile.
