@@ -53,6 +53,7 @@ def arguments():
     parser.add_argument("--markdown", help="write the tables here too")
     parser.add_argument("--dlc-worker", help="an executable of dlc_worker.rs, instead of building one")
     parser.add_argument("--dlc", help="the `dlc` that goes with it")
+    parser.add_argument("--tract-worker", help="an executable of tract/, instead of building one")
     parser.add_argument("--no-profile", action="store_true", help="leave out where dlc's time goes")
     args = parser.parse_args()
     args.names = QUICK if args.quick else list(MODELS)
@@ -113,9 +114,11 @@ def start_peers(args):
                     args.dlc_worker, args.dlc = built["peers_worker"], built["dlc"]
                 peers[name] = Program(name, [args.dlc_worker])
             elif name == "tract":
-                note("building tract's worker")
-                built = cargo(f"{HERE}/tract", CARGO_TARGET_DIR=os.path.join(args.work, "tract"))
-                peers[name] = Program(name, [built["tract_worker"]])
+                if not args.tract_worker:
+                    note("building tract's worker")
+                    built = cargo(f"{HERE}/tract", CARGO_TARGET_DIR=os.path.join(args.work, "tract"))
+                    args.tract_worker = built["tract_worker"]
+                peers[name] = Program(name, [args.tract_worker])
             else:
                 peers[name] = PythonPeer(name, args.work)
         except Failed as e:
