@@ -130,6 +130,63 @@ pub enum Op {
     Scale,
 }
 
+/// A comparison.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Order {
+    Eq,
+    Ne,
+    Lt,
+    Le,
+    Gt,
+    Ge,
+}
+
+impl Op {
+    /// The comparison that an operation is, if it is one.
+    pub fn order(self) -> Option<Order> {
+        Some(match self {
+            Op::Eq => Order::Eq,
+            Op::Ne => Order::Ne,
+            Op::Lt => Order::Lt,
+            Op::Le => Order::Le,
+            Op::Gt => Order::Gt,
+            Op::Ge => Order::Ge,
+            Op::Add
+            | Op::Sub
+            | Op::Mul
+            | Op::Div
+            | Op::Rem
+            | Op::Neg
+            | Op::Abs
+            | Op::Sqrt
+            | Op::Floor
+            | Op::Ceil
+            | Op::Trunc
+            | Op::Round
+            | Op::Fma
+            | Op::Min
+            | Op::Max
+            | Op::And
+            | Op::Or
+            | Op::Xor
+            | Op::Not
+            | Op::Shl
+            | Op::Shr
+            | Op::Select
+            | Op::Exp
+            | Op::Expm1
+            | Op::Log
+            | Op::Log1p
+            | Op::Sin
+            | Op::Cos
+            | Op::Tanh
+            | Op::Erf
+            | Op::Pow
+            | Op::Scale => return None,
+        })
+    }
+}
+
 /// Operations across lanes, or from one element type to another.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum LaneOp {

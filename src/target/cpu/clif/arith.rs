@@ -9,7 +9,7 @@ use cranelift_codegen::ir::{InstBuilder, Value};
 
 use super::emit::{Emitter, Res, clif_type, elem_type, full_vector, reject};
 use crate::base::DType;
-use crate::kernel::ir::{Lit, Op, Ty, Val};
+use crate::kernel::ir::{Lit, Op, Order, Ty, Val};
 
 impl Emitter<'_> {
     pub(super) fn op(&mut self, op: Op, args: &[Val], out: Ty) -> Res<Value> {
@@ -35,7 +35,7 @@ impl Emitter<'_> {
             (Op::Shl | Op::Shr, Ty::Vector(dtype, lanes)) => {
                 self.shift_lanes(op, args, &values, dtype, lanes)
             }
-            (_, Ty::Index | Ty::Scalar(_) | Ty::Vector(..)) => match Order::of(op) {
+            (_, Ty::Index | Ty::Scalar(_) | Ty::Vector(..)) => match op.order() {
                 Some(order) => {
                     let wide = self.compare(order, values[0], values[1], ty.dtype());
                     self.mask_of(wide, ty)
@@ -302,61 +302,4 @@ enum Rounding {
     TowardsZero,
     /// Ties to even.
     Nearest,
-}
-
-/// A comparison.
-#[derive(Clone, Copy)]
-pub(super) enum Order {
-    Eq,
-    Ne,
-    Lt,
-    Le,
-    Gt,
-    Ge,
-}
-
-impl Order {
-    /// The comparison that an operation is, if it is one.
-    fn of(op: Op) -> Option<Order> {
-        Some(match op {
-            Op::Eq => Order::Eq,
-            Op::Ne => Order::Ne,
-            Op::Lt => Order::Lt,
-            Op::Le => Order::Le,
-            Op::Gt => Order::Gt,
-            Op::Ge => Order::Ge,
-            Op::Add
-            | Op::Sub
-            | Op::Mul
-            | Op::Div
-            | Op::Rem
-            | Op::Neg
-            | Op::Abs
-            | Op::Sqrt
-            | Op::Floor
-            | Op::Ceil
-            | Op::Trunc
-            | Op::Round
-            | Op::Fma
-            | Op::Min
-            | Op::Max
-            | Op::And
-            | Op::Or
-            | Op::Xor
-            | Op::Not
-            | Op::Shl
-            | Op::Shr
-            | Op::Select
-            | Op::Exp
-            | Op::Expm1
-            | Op::Log
-            | Op::Log1p
-            | Op::Sin
-            | Op::Cos
-            | Op::Tanh
-            | Op::Erf
-            | Op::Pow
-            | Op::Scale => return None,
-        })
-    }
 }

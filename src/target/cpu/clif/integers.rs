@@ -4,10 +4,9 @@ use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::types;
 use cranelift_codegen::ir::{InstBuilder, Value};
 
-use super::arith::Order;
 use super::emit::{Emitter, Res, reject};
 use crate::base::DType;
-use crate::kernel::ir::{Op, Ty, Val};
+use crate::kernel::ir::{Op, Order, Ty, Val};
 
 impl Emitter<'_> {
     pub(super) fn int_op(&mut self, op: Op, v: &[Value], ty: Ty) -> Res<Value> {

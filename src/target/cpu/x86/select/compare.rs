@@ -5,64 +5,10 @@
 
 use super::{Memo, Selector, Value};
 use crate::base::DType;
-use crate::kernel::ir::{Op, Ty, Val};
+use crate::kernel::ir::{Op, Order, Ty, Val};
 use crate::target::cpu::x86::codes::{Alu, Fp, Int, Shape, Width, cmov, setcc};
 use crate::target::cpu::x86::inst::{Cc, Code, Inst, RegClass, Src, Test, VReg, View};
 use crate::target::cpu::x86::{Level, Res, reject};
-
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(super) enum Order {
-    Eq,
-    Ne,
-    Lt,
-    Le,
-    Gt,
-    Ge,
-}
-
-/// The comparison that an operation is, if it is one.
-pub(super) fn order(op: Op) -> Option<Order> {
-    Some(match op {
-        Op::Eq => Order::Eq,
-        Op::Ne => Order::Ne,
-        Op::Lt => Order::Lt,
-        Op::Le => Order::Le,
-        Op::Gt => Order::Gt,
-        Op::Ge => Order::Ge,
-        Op::Add
-        | Op::Sub
-        | Op::Mul
-        | Op::Div
-        | Op::Rem
-        | Op::Neg
-        | Op::Abs
-        | Op::Sqrt
-        | Op::Floor
-        | Op::Ceil
-        | Op::Trunc
-        | Op::Round
-        | Op::Fma
-        | Op::Min
-        | Op::Max
-        | Op::And
-        | Op::Or
-        | Op::Xor
-        | Op::Not
-        | Op::Shl
-        | Op::Shr
-        | Op::Select
-        | Op::Exp
-        | Op::Expm1
-        | Op::Log
-        | Op::Log1p
-        | Op::Sin
-        | Op::Cos
-        | Op::Tanh
-        | Op::Erf
-        | Op::Pow
-        | Op::Scale => return None,
-    })
-}
 
 /// A comparison of two scalars.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]

@@ -482,7 +482,7 @@ impl Selector<'_> {
         let ty = self.ty(args[if op == Op::Select { 1 } else { 0 }]);
         let depth = self.pure_depth(args);
         self.at_depth(depth, |s| {
-            if let Some(order) = compare::order(op) {
+            if let Some(order) = op.order() {
                 return s.compare(dst, order, args[0], args[1]);
             }
             if op == Op::Select {

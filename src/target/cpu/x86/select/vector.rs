@@ -1,9 +1,8 @@
 //! Operations on vectors of integers.
 
 use super::Selector;
-use super::compare::Order;
 use super::float::sign_bit;
-use crate::kernel::ir::{Op, Ty, Val};
+use crate::kernel::ir::{Op, Order, Ty, Val};
 use crate::target::cpu::x86::codes::{Int, Shape};
 use crate::target::cpu::x86::inst::{Arg, Code, Inst, RegClass, Src, VReg, View};
 use crate::target::cpu::x86::{Level, Res, reject};
