@@ -4,8 +4,8 @@
 //! ops, concatenations and reductions over space touch is stored as `[N, C / 16, spatial…, 16]`:
 //! a `relayout` behind what computes it, views that undo it before what reads it. Sixteen channels
 //! then lie in lanes whatever the width of the map. The rim keeps the plain order: inputs and
-//! results of the model (those of convolutions are copied), and whatever else reads a value. Which values are in blocks depends on
-//! the graph alone, so results are the same on every machine.
+//! results of the model (those of convolutions are copied), and whatever else reads a value. Which
+//! values are in blocks depends on the graph alone, so results are the same on every machine.
 
 use std::collections::{BTreeMap, BTreeSet};
 

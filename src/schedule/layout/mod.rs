@@ -32,6 +32,8 @@ const SMALL: usize = 1 << 14;
 const MANY_COLUMNS: usize = 64;
 /// Sums of so many steps are done before their latency counts.
 const SHORT_SUM: usize = 32;
+/// Rows of a product from which packing its right operand in every run costs little beside it.
+const MANY_ROWS: usize = 192;
 
 /// Chooses the layouts of feature maps and parameters of `split.run`.
 pub fn pack(split: &mut Split, machine: &Machine) -> Result<(), OpError> {
@@ -150,9 +152,6 @@ struct Panels {
     bytes: usize,
 }
 
-/// Rows of a product from which packing its right operand in every run costs little beside it.
-const MANY_ROWS: usize = 192;
-
 impl Panels {
     /// `None` where packing does not pay or does not apply.
     fn of(
@@ -186,7 +185,7 @@ impl Panels {
         let [m, n, k] = [rows, last, count(&reduced)].map(|n| n as i64);
         let extent = Extent { rows: m, columns: n, depth: k, bytes: bytes as i64 };
         let width = panel_width(extent, machine) as usize;
-        // A panel must not run over the end of the innermost axis of columns, nor broadcast.
+        // A panel must not run over the end of the innermost axis of columns.
         let lanes = (machine.vector_bytes as usize / bytes).max(1);
         // There is one on every machine where vectors of the widest one fit.
         let divides = |w: &usize| w.is_multiple_of(lanes) && last.is_multiple_of(*w);
