@@ -1,9 +1,10 @@
 //! Threads that share the grid of one launch.
 //!
 //! A pool has a fixed number of workers, which wait for work: awake for a moment, then parked. The
-//! caller works too. Grid points are taken in chunks from a common counter, so which thread runs a
-//! point depends on timing, and what it computes does not. A launch takes no lock and allocates
-//! nothing.
+//! caller works too. Each thread has a contiguous part of the grid, the same one in every launch of
+//! the same grid, so that it finds in its own cache what it wrote in the launch before; who is done
+//! takes from the ends of the others' parts. So which thread runs a point depends on timing, and what
+//! it computes does not. A launch takes no lock and allocates nothing.
 //!
 //! Protocol: the word `state` holds an epoch, an open flag and the number of workers inside. A worker
 //! enters by a compare-and-swap that counts it in, only while the flag is set; the caller clears the
@@ -44,12 +45,18 @@ pub struct Pool {
 
 struct Shared {
     state: AtomicU64,
-    next: AtomicU64,
+    /// The chunks that are left of each thread's part.
+    parts: Vec<Part>,
     job: UnsafeCell<Job>,
     stop: AtomicBool,
     /// For each worker, whether it sleeps.
     asleep: Vec<AtomicBool>,
 }
+
+/// Chunks `first .. end`, as `first << 32 | end`; in a cache line of its own. While a job runs, `first`
+/// only grows and `end` only shrinks, so a value never comes back.
+#[repr(align(128))]
+struct Part(AtomicU64);
 
 #[derive(Clone, Copy)]
 struct Job {
@@ -71,7 +78,7 @@ impl Pool {
         let extra = threads.clamp(1, 1024) - 1;
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
-            next: AtomicU64::new(0),
+            parts: (0..=extra).map(|_| Part(AtomicU64::new(0))).collect(),
             job: UnsafeCell::new(Job { work: None, points: 0, chunk: 1 }),
             stop: AtomicBool::new(false),
             asleep: (0..extra).map(|_| AtomicBool::new(false)).collect(),
@@ -115,9 +122,17 @@ impl Pool {
                 *const (dyn Fn(usize, u64, u64) + Sync + 'static),
             >(work)
         };
+        // So that the number of a chunk fits half a word.
+        let chunk = chunk.max(points.div_ceil(u64::from(u32::MAX)));
         // SAFETY: `busy` makes this the only writer, and nobody is inside.
         unsafe { *shared.job.get() = Job { work: Some(work_pointer), points, chunk } };
-        shared.next.store(0, Ordering::Relaxed);
+        let threads = self.threads() as u64;
+        let chunks = points.div_ceil(chunk);
+        for (i, part) in (0..).zip(&shared.parts) {
+            // Those that the system did not grant have empty parts.
+            let at = |i: u64| chunks * i.min(threads) / threads;
+            part.0.store(at(i) << 32 | at(i + 1), Ordering::Relaxed);
+        }
         // The guard closes the door and waits even where `work` panics.
         let door = Door { pool: self };
         shared.state.store((state + (1 << 32)) | OPEN, Ordering::SeqCst);
@@ -153,14 +168,18 @@ impl Drop for Door<'_> {
 }
 
 impl Shared {
-    /// Takes chunks until none is left.
+    /// Takes chunks until none is left: those of its own part from the front, then those of others
+    /// from the back.
     fn take(&self, worker: usize, points: u64, chunk: u64, work: Work) {
-        loop {
-            let begin = self.next.fetch_add(chunk, Ordering::Relaxed);
-            if begin >= points {
-                break;
+        let run = |at: u64| work(worker, at * chunk, ((at + 1) * chunk).min(points));
+        while let Some(at) = self.parts[worker].first() {
+            run(at);
+        }
+        let (before, after) = self.parts.split_at(worker);
+        for other in after[1..].iter().chain(before) {
+            while let Some(at) = other.last() {
+                run(at);
             }
-            work(worker, begin, (begin + chunk).min(points));
         }
     }
 
@@ -213,6 +232,29 @@ impl Shared {
     }
 }
 
+impl Part {
+    /// Takes the first chunk.
+    fn first(&self) -> Option<u64> {
+        self.cut(|first, end| (first + 1, end)).map(|(first, _)| first)
+    }
+
+    /// Takes the last chunk.
+    fn last(&self) -> Option<u64> {
+        self.cut(|first, end| (first, end - 1)).map(|(_, end)| end - 1)
+    }
+
+    /// Replaces `(first, end)`, which is returned, unless nothing is left.
+    fn cut(&self, less: impl Fn(u64, u64) -> (u64, u64)) -> Option<(u64, u64)> {
+        let unpack = |word: u64| (word >> 32, word & u64::from(u32::MAX));
+        let shorter = |word: u64| {
+            let (first, end) = unpack(word);
+            (first < end).then(|| less(first, end)).map(|(first, end)| first << 32 | end)
+        };
+        let (set, get) = (Ordering::Relaxed, Ordering::Relaxed);
+        self.0.fetch_update(set, get, shorter).ok().map(unpack)
+    }
+}
+
 struct Inside<'a> {
     shared: &'a Shared,
 }
@@ -253,6 +295,23 @@ mod tests {
                 });
                 assert!(hits.iter().all(|h| h.load(Ordering::Relaxed) == 1));
             }
+        }
+    }
+
+    #[test]
+    fn the_part_of_a_slow_thread_is_done_by_others() {
+        let pool = Pool::new(2);
+        for _ in 0..20 {
+            let done = AtomicU64::new(0);
+            pool.run(64, 1, Sleepers::Wake, &|worker, begin, end| {
+                let late = std::time::Instant::now() + std::time::Duration::from_secs(10);
+                while worker == 1 && done.load(Ordering::Relaxed) < 63 {
+                    assert!(std::time::Instant::now() < late, "nobody took its part");
+                    std::thread::yield_now();
+                }
+                done.fetch_add(end - begin, Ordering::Relaxed);
+            });
+            assert_eq!(done.into_inner(), 64);
         }
     }
 
