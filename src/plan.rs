@@ -47,9 +47,10 @@ impl Plan {
         let passes = pipeline::optimize(&mut lowered, steps, &options.control, &mut |_, _| {})
             .map_err(|e| Diagnostic::error("E0705", None, e.to_string()))?;
         let machine = &options.target.machine;
+        let strict = options.control.settings.strict;
         let start = Instant::now();
         let Scheduled { recipe, fusion, assembled } =
-            pipeline::schedule(&lowered, options.level, machine).map_err(of_op)?;
+            pipeline::schedule(&lowered, (options.level, strict), machine).map_err(of_op)?;
         let program = assembled.program;
         let schedule_ms = start.elapsed().as_secs_f64() * 1e3;
         if options.control.verify_each || cfg!(debug_assertions) {

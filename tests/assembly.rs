@@ -3,12 +3,13 @@
 use std::process::Command;
 
 /// The listing of a model's kernels.
-fn listing(name: &str, model: &str, target: &str) -> String {
+fn listing(name: &str, model: &str, target: &str, more: &[&str]) -> String {
     let file = format!("dlc-asm-{}-{name}-{}.dl", std::process::id(), target.replace(':', "-"));
     let path = std::env::temp_dir().join(file);
     std::fs::write(&path, model).unwrap();
     let out = Command::new(env!("CARGO_BIN_EXE_dlc"))
         .args(["emit", "asm", "--weights", "random", "--target", target])
+        .args(more)
         .arg(&path)
         .output()
         .unwrap();
@@ -37,14 +38,16 @@ fn loops(listing: &str) -> Vec<Vec<&str>> {
     found
 }
 
+const MAPS: &str = "model m(x: f32[1, 32, 14, 14]) { return x |> conv2d(32, 3, pad = 1) as a |> relu \
+                    |> conv2d(64, 3, pad = 1) as b |> relu |> global_avg_pool }";
+
 #[test]
 fn tiles_stay_in_registers() {
     let product = "model m(x: f32[256, 256]) { return x |> dense(256) as d |> relu }";
-    let maps = "model m(x: f32[1, 32, 14, 14]) { return x |> conv2d(32, 3, pad = 1) as a |> relu \
-                |> conv2d(64, 3, pad = 1) as b |> relu |> global_avg_pool }";
-    for (name, model) in [("product", product), ("maps", maps)] {
+    for (name, model) in [("product", product), ("maps", MAPS)] {
         for (target, registers) in [("cpu:x86-64-v4", "zmm"), ("cpu:x86-64-v3", "ymm")] {
-            let text = listing(name, model, target);
+            // As sums in the plain order.
+            let text = listing(name, model, target, &["--strict"]);
             let spills = |l: &&str| l.contains("[rsp") && (l.contains("mm") || l.contains("vmov"));
             let spilled: Vec<&str> = text.lines().filter(spills).collect();
             assert!(spilled.is_empty(), "{name} for {target} spills: {spilled:?}");
@@ -63,6 +66,27 @@ fn tiles_stay_in_registers() {
             // The bias and the relu, between the loop and the store.
             let end = text.lines().any(|l| l.contains("vmaxps"));
             assert!(end, "{name} for {target} has no relu");
+        }
+    }
+}
+
+/// The transforms of a tile are larger than sixteen registers; its products are not.
+#[test]
+fn products_of_winograd_tiles_stay_in_registers() {
+    for (target, least) in [("cpu:x86-64-v4", 20), ("cpu:x86-64-v3", 8)] {
+        for opt in ["-O2", "-O3"] {
+            let text = listing("winograd", MAPS, target, &[opt]);
+            let sums = |body: &Vec<&str>| body.iter().filter(|l| l.starts_with("vfmadd")).count();
+            let loops = loops(&text);
+            // Those that read one element for all columns, and no coefficients.
+            let reads = |body: &Vec<&str>, what: &str| body.iter().any(|l| l.contains(what));
+            let product = |b: &&Vec<&str>| reads(b, "vbroadcastss") && !reads(b, "constant");
+            let products = loops.iter().filter(|b| sums(b) >= least).filter(product);
+            let products: Vec<_> = products.collect();
+            assert!(!products.is_empty(), "{target} {opt}: no loop of products");
+            for body in products {
+                assert!(!body.iter().any(|l| l.contains("[rsp")), "{target} {opt}: {body:?}");
+            }
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Networks of convolutions, whose maps go in blocks of channels where that pays.
 
-use dlc::base::{DType, Tensor, TensorType};
+use dlc::base::{Bindings, DType, Tensor, TensorType};
 use dlc::ir::{Attr, Builder, Graph, Value};
 use dlc::model::{Model, Options, random_weights};
+use dlc::pipeline::Level;
 use dlc::target::Target;
 
 /// Adds layers with parameters of their own.
@@ -98,16 +99,32 @@ fn net(x: &[usize], build: impl FnOnce(&mut Net, Value)) -> Graph {
 }
 
 fn result(graph: &Graph, target: &str) -> Tensor {
-    let options = Options { target: Target::parse(target).unwrap(), ..Options::default() };
+    result_of(graph, target, Level::O2, &[])
+}
+
+/// With some elements of the input, counted from its first one, replaced.
+fn result_of(graph: &Graph, target: &str, level: Level, special: &[(usize, f32)]) -> Tensor {
+    let options = Options { target: Target::parse(target).unwrap(), level, ..Options::default() };
     let weights = random_weights(graph, 7).unwrap();
     let model = Model::new(graph.clone(), weights, options, &mut |_, _| {}).unwrap();
     let shape = graph.ty(Value { node: graph.inputs[0], result: 0 }).shape.concrete().unwrap();
     let n: usize = shape.iter().product();
-    let values: Vec<f32> = (0..n).map(|i| ((i * 37 % 101) as f32 - 50.0) / 64.0).collect();
+    let mut values: Vec<f32> = (0..n).map(|i| ((i * 37 % 101) as f32 - 50.0) / 64.0).collect();
+    special.iter().for_each(|(i, v)| values[*i] = *v);
     let mut session = model.session().unwrap();
     session.set_input(0, &Tensor::from_slice(&shape, &values)).unwrap();
     session.run().unwrap();
     session.output(0)
+}
+
+/// The targets that compute, and run here.
+fn targets() -> impl Iterator<Item = &'static str> {
+    let all: &[&str] = match cfg!(feature = "cpu") {
+        true => &["cpu", "cpu:x86-64-v3", "cpu:x86-64", "cpu:clif", "cpu:interpreter"],
+        false => &["cpu:interpreter"],
+    };
+    let here = |t: &&&str| Target::parse(t).is_ok_and(|t| t.check_runs_here().is_ok());
+    all.iter().filter(here).copied()
 }
 
 /// Every target that computes gives what the reference evaluator gives.
@@ -115,11 +132,7 @@ fn check(name: &str, graph: &Graph) {
     let want = result(graph, "reference");
     let greatest = want.as_slice::<f32>().iter().fold(0f32, |m, v| m.max(v.abs()));
     assert!(greatest > 0.0 && greatest.is_finite(), "{name}: nothing to compare");
-    let targets: &[&str] = match cfg!(feature = "cpu") {
-        true => &["cpu", "cpu:x86-64-v3", "cpu:clif", "cpu:interpreter"],
-        false => &["cpu:interpreter"],
-    };
-    for target in targets.iter().filter(|t| Target::parse(t).is_ok()) {
+    for target in targets() {
         let got = result(graph, target);
         for (i, (a, b)) in want.as_slice::<f32>().iter().zip(got.as_slice::<f32>()).enumerate() {
             let near = (a - b).abs() <= 2e-5 * greatest;
@@ -224,6 +237,80 @@ fn shuffled_groups_and_pools() {
             n.output(last);
         });
         check(&format!("shuffled groups of {channels} channels, {size} pixels"), &graph);
+    }
+}
+
+/// How many launches of a graph have an op of this name, and the tiles of those that have any.
+fn launches(graph: &Graph, op: &str, level: Level, strict: bool) -> usize {
+    let target = Target::parse("cpu:interpreter").unwrap();
+    let mut options = Options { target, level, ..Options::default() };
+    options.control.settings.strict = strict;
+    let weights = random_weights(graph, 7).unwrap();
+    let model = Model::new(graph.clone(), weights, options, &mut |_, _| {}).unwrap();
+    let plan = model.plan(&Bindings::new()).unwrap();
+    plan.fusion.groups.values().filter(|g| g.ops.contains(&op)).count()
+}
+
+#[test]
+fn winograd_where_it_pays_and_may_round() {
+    let graph = net(&[1, 3, 15, 14], |n, x| {
+        let conv = |channels, stride| Conv { channels, kernel: 3, stride, groups: 1 };
+        let few = n.conv(x, conv(16, 1));
+        let few = n.relu(few);
+        // These two; the first one has three channels, the last one steps of two.
+        let a = n.conv(few, conv(32, 1));
+        let a = n.relu(a);
+        let b = n.conv(a, conv(24, 1));
+        let b = n.relu(b);
+        let last = n.conv(b, conv(32, 2));
+        let last = n.relu(last);
+        let y = n.op("global_avg_pool", &[last]);
+        n.output(y);
+    });
+    for (level, strict, tiled) in [
+        (Level::O0, false, 0),
+        (Level::O1, false, 0),
+        (Level::O2, false, 2),
+        (Level::O3, false, 2),
+        (Level::O2, true, 0),
+        (Level::O3, true, 0),
+    ] {
+        let count = |op| launches(&graph, op, level, strict);
+        let both = (count("winograd_conv2d"), count("conv2d"));
+        assert_eq!(both, (tiled, 4 - tiled), "{level:?}, strict: {strict}");
+    }
+    check("convolutions in tiles", &graph);
+}
+
+/// What is not finite stays where the convolution reads it, though a tile's sums mix all it reads.
+#[test]
+fn infinities_in_tiles() {
+    let (h, w) = (13, 14);
+    let graph = net(&[1, 16, h, w], |n, x| {
+        let x = n.conv(x, Conv { channels: 16, ..POINTWISE });
+        let x = n.relu(x);
+        // Of one sign, so that infinities stay such.
+        let w = n.param(&[40, 16, 3, 3]);
+        let w = n.op("abs", &[w]);
+        let y = n.b.op("conv2d", &[x, w], &[("pad", Attr::Int(1))]).unwrap();
+        n.output(y);
+    });
+    let at = |y: usize, x: usize| y * w + x;
+    let infinity = f32::INFINITY;
+    let special = [(at(0, 0), f32::NAN), (at(6, 9), infinity), (at(12, 3), -infinity)];
+    let want = result_of(&graph, "reference", Level::O2, &special);
+    let want = want.as_slice::<f32>();
+    let greatest = want.iter().filter(|v| v.is_finite()).fold(0f32, |m, v| m.max(v.abs()));
+    let sick = want.iter().filter(|v| !v.is_finite()).count();
+    assert_eq!(sick, 40 * (4 + 9 + 6), "each is read by the results around it");
+    assert!(want.contains(&infinity), "and infinities stay such");
+    for (target, level) in targets().flat_map(|t| [(t, Level::O2), (t, Level::O3)]) {
+        let got = result_of(&graph, target, level, &special);
+        for (i, (a, b)) in want.iter().zip(got.as_slice::<f32>()).enumerate() {
+            let same = a == b || a.is_nan() && b.is_nan();
+            let near = same || (a - b).abs() <= 5e-5 * greatest;
+            assert!(near, "{target} {level:?}: element {i} is {b}, not {a}");
+        }
     }
 }
 

@@ -156,6 +156,10 @@ pub struct Stage {
     /// Of the stage's value (of `body`, where nothing is reduced).
     pub dtype: DType,
     pub keep: Keep,
+    /// Of a sum of products over channels and the places of a tile, the last two reduced axes: it is
+    /// done by Winograd's algorithm (`generate::winograd`), for so many results along each of the
+    /// last two axes at once.
+    pub tile: Option<usize>,
 }
 
 impl Stage {
@@ -214,7 +218,9 @@ impl Nest {
                 | Scalar::Const(_)
                 | Scalar::Guarded { .. } => 0,
             };
-            points * (s.body.0.iter().map(of).sum::<u64>() + s.combine.is_some() as u64)
+            let each = s.body.0.iter().map(of).sum::<u64>() + s.combine.is_some() as u64;
+            // The results of a tile share its products.
+            points * each / s.tile.map_or(1, |t| (t * t) as u64)
         };
         self.stages.iter().map(stage).sum()
     }

@@ -392,6 +392,25 @@ impl<'k> Ranges<'k> {
             return;
         }
         let Some(gap) = self.gap((op, a, b), truth) else { return };
+        let divided = self.of_dividend(&gap);
+        [Some(gap), divided].into_iter().flatten().for_each(|gap| self.suppose_gap(gap, assumed));
+    }
+
+    /// What a bound of a quotient says of what is divided: `⌊a / d⌋ ≤ c` is `a ≤ d · c + d - 1`, and
+    /// `⌊a / d⌋ ≥ c` is `a ≥ d · c`.
+    fn of_dividend(&self, gap: &Form) -> Option<Form> {
+        let (v, c) = gap.terms.first_key_value().filter(|_| gap.terms.len() == 1)?;
+        let (Op::Div, a, d) = self.parts.get(v)? else { return None };
+        let constant = gap.constant.checked_mul(*d)?;
+        match c {
+            1 => Form::constant(constant + 1 - d).plus(1, a),
+            -1 => Form::constant(constant).plus(-1, a),
+            _ => None,
+        }
+    }
+
+    /// Takes in that a form is at most 0.
+    fn suppose_gap(&mut self, gap: Form, assumed: &mut Assumed) {
         if assumed.gaps.contains(&gap) {
             return;
         }

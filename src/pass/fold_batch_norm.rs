@@ -133,7 +133,9 @@ impl Site<'_> {
         let (axis, channel) = match class_of(self.graph, node) {
             Class::Window(spec) => match spec.kind {
                 WindowKind::Conv { .. } => (0, 1),
-                WindowKind::MaxPool | WindowKind::AvgPool { .. } => return None,
+                WindowKind::Winograd { .. } | WindowKind::MaxPool | WindowKind::AvgPool { .. } => {
+                    return None;
+                }
             },
             Class::Contract(spec) => {
                 let is_channel = |l: &u8| spec.out.contains(l) && !spec.lhs.contains(l);

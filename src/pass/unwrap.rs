@@ -86,7 +86,9 @@ fn is_affine(graph: &Graph, x: Value) -> bool {
             Class::Contract(_) => on_x[0],
             Class::Window(spec) => match spec.kind {
                 WindowKind::Conv { .. } => on_x[0],
-                WindowKind::MaxPool | WindowKind::AvgPool { .. } => false,
+                WindowKind::Winograd { .. } | WindowKind::MaxPool | WindowKind::AvgPool { .. } => {
+                    false
+                }
             },
             Class::Source(_)
             | Class::Reduce(_)

@@ -101,6 +101,7 @@ pub fn copy(dtype: DType, elements: usize) -> Work {
         body: Body::load(From::Slot(0), IndexMap::identity(1)),
         dtype,
         keep: Keep::Out,
+        tile: None,
     };
     let nest = Nest {
         name: "copy".into(),

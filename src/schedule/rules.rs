@@ -70,7 +70,7 @@ pub fn kind(graph: &Graph, id: NodeId) -> Kind {
         Class::Reduce(_) => Kind::Reduce,
         Class::Contract(_) => Kind::Contract,
         Class::Window(spec) => match spec.kind {
-            WindowKind::Conv { .. } => Kind::Contract,
+            WindowKind::Conv { .. } | WindowKind::Winograd { .. } => Kind::Contract,
             WindowKind::MaxPool | WindowKind::AvgPool { .. } => Kind::Pool,
         },
         // Composites that reach fusion are those that a group expands itself.

@@ -1,6 +1,7 @@
 //! Convolutions of one to three axes, transposed ones, and what stands around them in networks.
 
 use dlc::ir::{Attr, Value};
+use dlc::pipeline::Level;
 
 use super::draw::{Case, Draw};
 
@@ -25,6 +26,46 @@ pub fn case(seed: u64) -> Case {
         x = convolution(&mut d, x);
         x = d.elementwise(x, axes + 1, 3);
         if d.one_in(8) {
+            outputs.push(x);
+        }
+    }
+    let y = tail(&mut d, x);
+    outputs.push(y);
+    d.finish(&outputs)
+}
+
+/// Kernels of 3 × 3 in steps of 1 over maps in blocks of channels, which are done in tiles.
+pub fn tiled(seed: u64) -> Case {
+    let mut d = Draw::new(seed);
+    let level = d.pick(&[Level::O2, Level::O2, Level::O3]);
+    d.compile_at(level);
+    let n = d.pick(&[1, 1, 2, 3]);
+    let c = d.pick(&[3, 8, 16]);
+    let spatial = [4 + d.below(16), 4 + d.below(16)];
+    let x = d.input(&[&[n, c], &spatial[..]].concat());
+    let channels = |d: &mut Draw| d.pick(&[16, 16, 32, 48, 64, 24, 45]);
+    let o = channels(&mut d);
+    d.sums(c);
+    let w = d.param(&[o, c, 1, 1]);
+    let mut x = d.op("conv2d", &[x, w], &[]);
+    if d.one_in(2) {
+        x = d.op("relu", &[x], &[]);
+    }
+    let mut outputs = vec![];
+    for _ in 0..d.pick(&[1, 1, 2]) {
+        let (c, o) = (d.shape(x)[1], channels(&mut d));
+        let w = d.param(&[o, c, 3, 3]);
+        let pad = [(); 4].map(|()| d.pick(&[0, 1, 1, 1, 1, 2]));
+        let pad = if d.one_in(2) { [1; 4] } else { pad };
+        x = d.op("conv2d", &[x, w], &[ints("pad", &pad)]);
+        // Sums before and after the products: of numbers up to 9 times as large with tiles of two,
+        // up to 100 times with tiles of four, whose matrices hold thirds.
+        d.sums(if level == Level::O3 { 100 } else { 9 } * c);
+        if level == Level::O3 {
+            d.rounds();
+        }
+        x = d.elementwise(x, 3, 3);
+        if d.one_in(6) {
             outputs.push(x);
         }
     }

@@ -43,6 +43,7 @@ pub struct Draw {
     pub dtype: DType,
     exact: bool,
     terms: usize,
+    level: Option<Level>,
     /// Products that one contraction may take.
     pub budget: usize,
 }
@@ -57,6 +58,7 @@ impl Draw {
             dtype: DType::F32,
             exact: true,
             terms: 0,
+            level: None,
             budget: 0,
         };
         // Around 50,000 products code is made with more effort.
@@ -113,6 +115,24 @@ impl Draw {
     /// Notes an op that rounds.
     pub fn rounds(&mut self) {
         self.exact = false;
+    }
+
+    /// Compiles at this level, and not at any.
+    pub fn compile_at(&mut self, level: Level) {
+        self.level = Some(level);
+    }
+
+    /// An input.
+    pub fn input(&mut self, shape: &[usize]) -> Value {
+        let scale = if self.data == Data::Subnormals { 2f64.powi(-147) } else { 1.0 };
+        let t = self.tensor(shape, scale, self.data == Data::Specials);
+        self.source(t, 0)
+    }
+
+    /// A parameter.
+    pub fn param(&mut self, shape: &[usize]) -> Value {
+        let t = self.tensor(shape, 1.0, false);
+        self.source(t, 1)
     }
 
     /// A tensor that is computed on: mostly an input.
@@ -240,7 +260,8 @@ impl Draw {
         for (i, v) in outputs.iter().enumerate() {
             b.output(&format!("y{i}"), *v);
         }
-        let level = self.pick(&[Level::O0, Level::O1, Level::O2, Level::O2, Level::O2, Level::O2]);
+        let any = self.pick(&[Level::O0, Level::O1, Level::O2, Level::O2, Level::O2, Level::O2]);
+        let level = self.level.unwrap_or(any);
         let threads = self.pick(&[1, 1, 1, 1, 1, 1, 1, 2]);
         self.graph.compact();
         let Draw { graph, env, data, dtype, exact, terms, .. } = self;

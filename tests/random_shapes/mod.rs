@@ -35,6 +35,11 @@ fn convolutions() {
 }
 
 #[test]
+fn convolutions_in_tiles() {
+    check_all("convolutions_in_tiles", conv::tiled, &[]);
+}
+
+#[test]
 fn softmax_norms_attention() {
     check_all("softmax_norms_attention", rows::case, &[]);
 }

@@ -238,6 +238,9 @@ pub enum WindowKind {
     /// Second operand: weights `[O, C / groups, kernel…]`. Padding is zero. Each output is one
     /// ascending chain over (channel, kernel position), row-major.
     Conv { groups: usize },
+    /// The same with a kernel of 3 × 3 in steps of 1, by Winograd's algorithm in tiles of so many
+    /// results along each axis. Second operand: transformed weights `[(tile + 2)², C, O]`.
+    Winograd { tile: usize },
     /// Padding never wins; NaN propagates. Results: the maximum and its index (i64) in the
     /// flattened spatial axes, first of equals.
     MaxPool,

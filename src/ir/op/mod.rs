@@ -43,6 +43,7 @@ pub mod walk;
 pub mod window;
 mod window_eval;
 mod window_samples;
+pub mod winograd;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -386,6 +387,7 @@ static FILES: &[&[OpRow]] = &[
     norm::ROWS,
     softmax::ROWS,
     window::ROWS,
+    winograd::ROWS,
     unary::ROWS,
     binary::ROWS,
     activation::ROWS,

@@ -13,7 +13,7 @@ use crate::ir::attr::{AttrKind, Preset};
 const PAD_WORDS: &[&str] = &["same", "same_upper"];
 const STRIDE: AttrSpec =
     attr("stride", AttrKind::Ints, Preset::Int(1), "steps of the window, by axis");
-const PAD: AttrSpec = attr(
+pub(super) const PAD: AttrSpec = attr(
     "pad",
     AttrKind::IntsOr(PAD_WORDS),
     Preset::Int(0),
@@ -208,7 +208,7 @@ pub(super) fn by_axis(
 }
 
 /// Padding before and after each axis, without what `ceil_mode` adds.
-fn pads(
+pub(super) fn pads(
     ctx: &OpCtx,
     spatial: &[Dim],
     kernel: &[usize],
@@ -484,7 +484,9 @@ fn eval_global(ctx: &EvalCtx, kind: WindowKind) -> Tensor {
     let shape = [lead[0], lead[1], 1];
     let y = match kind {
         WindowKind::AvgPool { .. } => avg_pool(&spec, &flat, &shape, None),
-        WindowKind::MaxPool | WindowKind::Conv { .. } => max_pool(&spec, &flat, &shape).remove(0),
+        WindowKind::MaxPool | WindowKind::Conv { .. } | WindowKind::Winograd { .. } => {
+            max_pool(&spec, &flat, &shape).remove(0)
+        }
     };
     let ones = vec![1; spatial.len()];
     y.reshaped(&[lead, &ones].concat()).expect("the same number of elements")

@@ -16,6 +16,7 @@ pub mod scatter;
 mod short_rows;
 pub mod sort;
 mod sweep;
+pub mod winograd;
 
 use super::ir::Kernel;
 use super::nest::Nest;
@@ -34,6 +35,11 @@ pub static TABLE: &[GenRow] = &[
         name: "contract",
         doc: "Sums of products (matmuls, convolutions): register tiles of rows × columns.",
         build: contract::build,
+    },
+    GenRow {
+        name: "winograd",
+        doc: "Convolutions of 3 × 3 in tiles of results, by Winograd's algorithm.",
+        build: winograd::build,
     },
     GenRow {
         name: "row_blocks",

@@ -12,6 +12,7 @@
 
 mod fill;
 mod maps;
+mod winograd;
 
 use crate::base::machine::Machine;
 use crate::base::{Dim, Shape, TensorType};
@@ -35,12 +36,16 @@ const SHORT_SUM: usize = 32;
 /// Rows of a product from which packing its right operand in every run costs little beside it.
 const MANY_ROWS: usize = 192;
 
-/// Chooses the layouts of feature maps and parameters of `split.run`.
-pub fn pack(split: &mut Split, machine: &Machine) -> Result<(), OpError> {
+/// Chooses the layouts of feature maps and parameters of `split.run`. Convolutions may be done by
+/// Winograd's algorithm in tiles of at most `tile` results along each axis.
+pub fn pack(split: &mut Split, tile: usize, machine: &Machine) -> Result<(), OpError> {
     let convs = maps::block(split)?;
     // Blocks may leave parameters unread, which were filled up.
     let mut packed = !convs.is_empty();
     for (id, conv) in convs {
+        if conv == Conv::Dense && winograd::replace(split, id, tile, machine)? {
+            continue;
+        }
         let panels = Panels::of_conv(&split.run, id, conv, machine);
         if let Some(panels) = panels {
             repack(split, id, &panels)?;

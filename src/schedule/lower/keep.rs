@@ -51,6 +51,17 @@ impl Lowering<'_> {
         Ok(())
     }
 
+    /// Tiles of Winograd's algorithm are finished on the spot: all that is kept has their axes.
+    pub(super) fn whole_tiles(&self) -> Result<(), NoNest> {
+        let kept = || self.nest.stages.iter().filter(|s| s.keep != Keep::Inline);
+        let Some(tiled) = kept().find(|s| s.tile.is_some()) else { return Ok(()) };
+        let here = |s: &Stage| s.axes == tiled.axes && (s.combine.is_none() || s.tile.is_some());
+        match kept().all(here) && kept().filter(|s| s.tile.is_some()).count() == 1 {
+            true => Ok(()),
+            false => Err(NoNest("tiles that are not finished on the spot")),
+        }
+    }
+
     /// Stages that nothing reads any more, after results were turned around.
     fn drop_dead(&mut self) {
         let n = self.nest.stages.len();

@@ -70,6 +70,7 @@ pub fn lower_group(name: &str, region: &Graph) -> Result<Nest, NoNest> {
     }
     lowering.outputs(operands)?;
     lowering.keep()?;
+    lowering.whole_tiles()?;
     lowering.inplace();
     Ok(lowering.nest)
 }
@@ -112,6 +113,9 @@ impl Lowering<'_> {
             Class::View(view) => self.view(id, &view, &shapes, &result)?,
             Class::Reduce(spec) => self.reduce(id, &spec, &shapes[0], &result),
             Class::Contract(spec) => self.contract(id, &spec, &shapes, &result),
+            Class::Window(WindowSpec { kind: WindowKind::Winograd { tile }, pad, .. }) => {
+                self.winograd(id, (tile, &pad), &shapes, &result);
+            }
             Class::Window(spec) => self.window(id, &spec, &shapes, &result),
             Class::Gather { axis } => self.gather(id, axis, &shapes, &result)?,
             Class::UpdateSlice { axis } => self.update_slice(id, axis, &shapes, &result)?,
@@ -169,7 +173,15 @@ impl Lowering<'_> {
         dtype: DType,
     ) -> u16 {
         let axes = axes.iter().map(|&d| d as i64).collect();
-        self.nest.stages.push(Stage { axes, reduce, combine, body, dtype, keep: Keep::Inline });
+        self.nest.stages.push(Stage {
+            axes,
+            reduce,
+            combine,
+            body,
+            dtype,
+            keep: Keep::Inline,
+            tile: None,
+        });
         self.nest.stages.len() as u16 - 1
     }
 

@@ -1,6 +1,7 @@
 //! Windows as stages: convolutions, and pools with the indices of their maxima.
 
 use super::*;
+use crate::ir::op::winograd::KERNEL;
 
 impl Lowering<'_> {
     pub(super) fn window(
@@ -37,7 +38,9 @@ impl Lowering<'_> {
                 let group = Expr::axis(1).floor_div((out as i64).max(1), &extents);
                 group.scale(inner as i64).add(&Expr::axis(rank))
             }
-            WindowKind::MaxPool | WindowKind::AvgPool { .. } => Expr::axis(1),
+            WindowKind::Winograd { .. } | WindowKind::MaxPool | WindowKind::AvgPool { .. } => {
+                Expr::axis(1)
+            }
         };
         let map = IndexMap([&[Expr::axis(0), channel], &at[..]].concat());
         let dtype = self.region.ty(args[0]).dtype;
@@ -62,6 +65,7 @@ impl Lowering<'_> {
                 let reduce = [&[shapes[1][1] as i64], kernel].concat();
                 self.stage(id, 0, result, reduce, Some(Combine::Sum), body);
             }
+            WindowKind::Winograd { .. } => {}
             WindowKind::MaxPool => {
                 guarded(self, &mut body, neutral(Combine::Max, dtype));
                 self.stage(id, 0, result, kernel.clone(), Some(Combine::Max), body.clone());
@@ -92,6 +96,41 @@ impl Lowering<'_> {
                 self.stage(id, 0, result, vec![], None, body);
             }
         }
+    }
+
+    /// A convolution in tiles: for each result of a tile the sum is over the channels and over all
+    /// places of the tile, whose elements its results share.
+    pub(super) fn winograd(
+        &mut self,
+        id: NodeId,
+        (tile, pad): (usize, &[(usize, usize)]),
+        shapes: &[Vec<usize>],
+        result: &[usize],
+    ) {
+        let args = self.region.node(id).operands().to_vec();
+        let (x, rank, side) = (&shapes[0], result.len(), tile + KERNEL - 1);
+        let extents: Vec<i64> = result.iter().map(|&d| d as i64).collect();
+        let place = |i: usize| Expr::axis(rank + 1 + i);
+        let along = |i: usize| {
+            let first = Expr::axis(2 + i).floor_div(tile as i64, &extents).scale(tile as i64);
+            first.add(&place(i)).plus(-(pad[i].0 as i64))
+        };
+        let at = [along(0), along(1)];
+        let guard = |i: usize| Guard { expr: at[i].clone(), lo: 0, hi: x[2 + i] as i64 };
+        let guards = vec![guard(0), guard(1)];
+        let [row, column] = at.clone();
+        let map = IndexMap(vec![Expr::axis(0), Expr::axis(rank), row, column]);
+        let mut body = Body::default();
+        let then = self.load(&mut body, args[0], map);
+        let els = body.push(Scalar::Const(Lit::new(self.region.ty(args[0]).dtype, 0.0)));
+        let v = body.push(Scalar::Guarded { guards, then, els });
+        let flat = place(0).scale(side as i64).add(&place(1));
+        let w =
+            self.load(&mut body, args[1], IndexMap(vec![flat, Expr::axis(rank), Expr::axis(1)]));
+        body.push(Scalar::Fn(ScalarFn::Mul, vec![v, w]));
+        let reduce = vec![x[1] as i64, side as i64, side as i64];
+        let stage = self.stage(id, 0, result, reduce, Some(Combine::Sum), body);
+        self.nest.stages[stage as usize].tile = Some(tile);
     }
 
     fn is_read(&self, v: Value) -> bool {

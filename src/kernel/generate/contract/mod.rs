@@ -47,17 +47,18 @@ pub fn extent(nest: &Nest, machine: &Machine) -> Option<Extent> {
 }
 
 /// The same within a larger kernel: loops over tiles at one point of the first axes of the nest.
-/// False, and nothing is emitted, where the nest is no contraction for tiles.
+/// `next` elements behind lies what the same tiles read of the wide operand next. False, and
+/// nothing is emitted, where the nest is no contraction for tiles.
 pub fn within(
     b: &mut KernelBuilder,
     nest: &Nest,
     machine: &Machine,
     slots: &[Buf],
-    point: &[Val],
+    (point, next): (&[Val], Option<i64>),
 ) -> bool {
     let Some(plan) = Plan::of(nest, point.len()) else { return false };
     let Some((plan, tiling)) = tiled(plan, point.len(), machine) else { return false };
-    tiles::within(b, &plan, &tiling, slots, point);
+    tiles::within(b, &plan, &tiling, slots, (point, next));
     true
 }
 

@@ -275,6 +275,7 @@ fn kept_stages(nest: &Nest) -> Option<Vec<u16>> {
     let first = &nest.stages[*kept.first()? as usize];
     let product = first.body.0.len().checked_sub(1)? as u16;
     let sums = first.combine == Some(Combine::Sum)
+        && first.tile.is_none()
         && first.dtype != DType::Bool
         && nest.dtype(&first.body, product) == first.dtype
         && first.extents().iter().all(|&n| n > 0);

@@ -66,7 +66,7 @@ pub fn build(nest: &Nest, machine: &Machine) -> Option<Kernel> {
     let bufs = [slots, bufs].concat();
     let emit = |b: &mut KernelBuilder, parts: &Parts, point: &[Val]| {
         for part in &parts.nests {
-            if !contract::within(b, part, machine, &bufs, point) {
+            if !contract::within(b, part, machine, &bufs, (point, None)) {
                 loops::within(b, part, machine, &bufs, point);
             }
         }

@@ -240,7 +240,11 @@ impl Cutter<'_> {
             let outs = vec![Out { stage: 0, slot, at }];
             let all = axes.len();
             let (reduce, combine, keep) = (vec![], None, Keep::Out);
-            self.push(all, vec![Stage { axes, reduce, combine, body, dtype, keep }], outs);
+            self.push(
+                all,
+                vec![Stage { axes, reduce, combine, body, dtype, keep, tile: None }],
+                outs,
+            );
             let point: Vec<Expr> = (rank..rank + reduced).map(Expr::axis).collect();
             let at = self.at(&point, &stage.reduce, row);
             let load = Scalar::Load { from: From::Slot(slot), map: IndexMap(vec![at]) };

@@ -37,8 +37,10 @@ pub fn build(plan: &Plan, tiling: &Tiling, machine: &Machine) -> Kernel {
     let (none, nowhere) = (BTreeMap::new(), BTreeMap::new());
     let (factors, ends) = Default::default();
     let (slots, parked) = (&slots, park(&mut b, plan, tiling));
+    let next = plan.panel().filter(|p| p.width == tiling.width && tiling.across >= FEW);
+    let next = next.map(|p| p.stride);
     let tiles =
-        Tiles { plan, tiling, slots, none: &none, nowhere: &nowhere, factors, ends, parked };
+        Tiles { plan, tiling, slots, none: &none, nowhere: &nowhere, factors, ends, parked, next };
     let (order, extents) = tiles.order();
     let at = grid_point(&mut b, &extents);
     let coords = tiles.coords(&mut b, &[], &order, &at);
@@ -47,12 +49,18 @@ pub fn build(plan: &Plan, tiling: &Tiling, machine: &Machine) -> Kernel {
 }
 
 /// Loops over the tiles, at a point of the plan's fixed axes.
-pub fn within(b: &mut KernelBuilder, plan: &Plan, tiling: &Tiling, slots: &[Buf], point: &[Val]) {
+pub fn within(
+    b: &mut KernelBuilder,
+    plan: &Plan,
+    tiling: &Tiling,
+    slots: &[Buf],
+    (point, next): (&[Val], Option<i64>),
+) {
     let (none, nowhere) = (BTreeMap::new(), BTreeMap::new());
     let (factors, ends) = Default::default();
     let parked = park(b, plan, tiling);
     let tiles =
-        Tiles { plan, tiling, slots, none: &none, nowhere: &nowhere, factors, ends, parked };
+        Tiles { plan, tiling, slots, none: &none, nowhere: &nowhere, factors, ends, parked, next };
     let (order, extents) = tiles.order();
     sweep::nested(b, &extents, &mut vec![], &mut |b, at| {
         let coords = tiles.coords(b, point, &order, at);
@@ -83,6 +91,8 @@ struct Tiles<'a> {
     ends: RefCell<FastMap<(i64, i64), Rc<End>>>,
     /// Where a tile's sums wait for what is made of them.
     parked: Option<Buf>,
+    /// Elements from a panel of the wide operand to the one that is read next.
+    next: Option<i64>,
 }
 
 /// All stages, and where they are stored.
@@ -243,10 +253,10 @@ impl Tiles<'_> {
         kind: &Kind,
         coords: &[Val],
     ) -> Option<Ahead> {
-        let (plan, &Tiling { width, across, down, lanes, .. }) = (self.plan, self.tiling);
-        let panel = plan.panel()?;
+        let (plan, &Tiling { width, down, lanes, .. }) = (self.plan, self.tiling);
+        let next = self.next?;
         let rows = plan.rows?;
-        if panel.width != width || across < FEW || band.rows < FEW || kind.pieces.len() < 2 {
+        if band.rows < FEW || kind.pieces.len() < 2 {
             return None;
         }
         // All tiles that read the panel, by their number: the innermost axis counts rows.
@@ -268,7 +278,7 @@ impl Tiles<'_> {
         let last = b.index((all - 1) / vectors);
         let number = b.op(Op::Min, &[number, last]);
         let first = b.times(number, vectors * lanes as i64);
-        Some(Ahead { skip: b.offset(first, panel.stride), vectors })
+        Some(Ahead { skip: b.offset(first, next), vectors })
     }
 
     /// The rows of a tile: counted from its first one, or in a small map from that of the map.
