@@ -1,6 +1,8 @@
 //! Networks of convolutions, whose maps go in blocks of channels where that pays.
 
 use dlc::base::{Bindings, DType, Tensor, TensorType};
+use dlc::ir::eval::{Env, Precision, evaluate};
+use dlc::ir::graph::NodeId;
 use dlc::ir::{Attr, Builder, Graph, Value};
 use dlc::model::{Model, Options, random_weights};
 use dlc::pipeline::Level;
@@ -280,6 +282,37 @@ fn winograd_where_it_pays_and_may_round() {
         assert_eq!(both, (tiled, 4 - tiled), "{level:?}, strict: {strict}");
     }
     check("convolutions in tiles", &graph);
+}
+
+/// The error of one convolution of 128 channels, in units of the range of the results.
+#[test]
+fn bounds_of_rounding_in_tiles() {
+    let graph = net(&[1, 128, 28, 28], |n, x| {
+        let x = n.conv(x, Conv { channels: 128, ..POINTWISE });
+        let y = n.conv(x, Conv { channels: 32, kernel: 3, stride: 1, groups: 1 });
+        n.output(y);
+    });
+    let values: Vec<f32> =
+        (0..128 * 28 * 28).map(|i| ((i * 37 % 101) as f32 - 50.0) / 64.0).collect();
+    let weights = random_weights(&graph, 7).unwrap();
+    let named = |id: &NodeId| weights.get(graph.node(*id).op.str("name")).unwrap().clone();
+    let env = Env {
+        inputs: vec![Tensor::from_slice(&[1, 128, 28, 28], &values)],
+        params: graph.params.iter().map(named).collect(),
+        ..Env::default()
+    };
+    let exact = evaluate(&graph, &env, Precision::F64).unwrap().outputs.remove(0);
+    let exact: Vec<f64> = (0..exact.numel()).map(|i| exact.get_f64(i)).collect();
+    let range = exact.iter().fold(0f64, |m, v| m.max(v.abs()));
+    for (level, bound) in [(Level::O2, 5e-6), (Level::O3, 5e-5)] {
+        assert_eq!(launches(&graph, "winograd_conv2d", level, false), 1);
+        for target in targets() {
+            let got = result_of(&graph, target, level, &[]);
+            let error = |(a, b): (&f64, &f32)| (a - *b as f64).abs() / range;
+            let worst = exact.iter().zip(got.as_slice::<f32>()).map(error).fold(0.0, f64::max);
+            assert!(worst <= bound, "{target} {level:?}: {worst:.1e}");
+        }
+    }
 }
 
 /// What is not finite stays where the convolution reads it, though a tile's sums mix all it reads.

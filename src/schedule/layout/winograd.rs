@@ -24,6 +24,8 @@ const MANY: usize = 32;
 const CACHED: usize = 1 << 14;
 /// Results along an axis from which tiles of four pay: fewer fill their last tiles badly.
 const LARGE: usize = 12;
+/// The same for tiles of two.
+const SMALL: usize = 4;
 
 /// A convolution as tiles.
 struct Tiled {
@@ -79,16 +81,22 @@ impl Tiled {
             && single(&stride)
             && single(&dilation)
             && graph.ty(x).dtype == DType::F32;
-        let large = lines.min(points) >= LARGE;
-        let tile = if large { largest } else { largest.min(2) };
-        let tiles = images * lines.div_ceil(tile.max(1)) * points.div_ceil(tile.max(1));
-        let pays = channels.min(outputs) >= FEWEST
-            && lines.min(points) > KERNEL
-            && (tiles >= MANY || channels * outputs <= CACHED);
+        let filled = |tile: &usize| lines.min(points) >= if *tile > 2 { LARGE } else { SMALL };
+        let read = |tile: &usize| {
+            let tiles = images * lines.div_ceil(*tile) * points.div_ceil(*tile);
+            tiles >= MANY || channels * outputs <= CACHED
+        };
+        let sizes = [4, 2].into_iter().filter(|tile| *tile <= largest);
+        let tile = sizes.filter(filled).find(read)?;
         let in_blocks = is_blocked(graph, x) && result_is_blocked(graph, id);
         let pad = pad.iter().map(|p| p.0).chain(pad.iter().map(|p| p.1));
         let pad = pad.map(|n| n as i64).collect();
-        (plain && pays && tile > 0 && in_blocks).then_some(Tiled { tile, pad, channels, outputs })
+        (plain && channels.min(outputs) >= FEWEST && in_blocks).then_some(Tiled {
+            tile,
+            pad,
+            channels,
+            outputs,
+        })
     }
 
     fn places(&self) -> usize {
