@@ -141,7 +141,13 @@ impl<'a> Plan<'a> {
         let pitch = ((channels as u64).div_ceil(lanes as u64) as i64 | 1) * lanes;
         // A block stays in half of the second cache, its products of a panel near the first one.
         let bytes = side * side * pitch * dtype.bytes() as i64;
-        let room = (machine.caches[1] as i64 / 2 / bytes).clamp(1, TILES);
+        let fits = (machine.caches[1] as i64 / 2 / bytes).max(1);
+        // Weights that stay in no cache are read once for all tiles, if those fit.
+        let weights = side * side * channels * columns * dtype.bytes() as i64;
+        let room = match weights > machine.caches[1] as i64 {
+            true if all <= fits => fits,
+            _ => fits.min(TILES),
+        };
         let blocks_of = |most: i64| (all as u64).div_ceil(most.max(1) as u64) as i64;
         let few = blocks_of(room);
         // Two threads share an even number.
