@@ -53,6 +53,8 @@ pub struct Options {
     pub level: Level,
     /// What passes may do and which run.
     pub control: Control,
+    /// Part of the name of the GPU adapter to use; `None`: the best one.
+    pub adapter: Option<String>,
     /// Threads of a session, the caller's among them.
     pub threads: usize,
     pub runs: Runs,
@@ -76,6 +78,7 @@ impl Default for Options {
             target: Target::host(),
             level: Level::default(),
             control: Control::default(),
+            adapter: None,
             threads: 1,
             runs: Runs::default(),
             dims: Bindings::new(),

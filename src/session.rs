@@ -10,9 +10,13 @@ use crate::ir::graph::Graph;
 use crate::ir::init::initial_value;
 use crate::model::{Diagnostics, Options, of_op};
 use crate::plan::{Plan, parameters};
+#[cfg(feature = "gpu")]
+use crate::runtime::gpu;
 use crate::runtime::interpreter::Interpreter;
 #[cfg(feature = "cpu")]
 use crate::runtime::{cpu, pool::Pool};
+#[cfg(feature = "gpu")]
+use crate::schedule::program::Port;
 use crate::target::Kind;
 
 /// Bound to one plan; `run` allocates nothing on the `cpu` targets.
@@ -26,7 +30,17 @@ enum Engine {
     #[cfg(feature = "cpu")]
     Cpu(cpu::Session),
     Interpreter(Interpreter),
+    #[cfg(feature = "gpu")]
+    Gpu(Gpu),
     Reference(Reference),
+}
+
+/// A session on a device, and what its last run left.
+#[cfg(feature = "gpu")]
+struct Gpu {
+    session: gpu::session::Session,
+    outputs: Vec<Tensor>,
+    states: Vec<Tensor>,
 }
 
 /// The reference evaluator behind the same interface.
@@ -50,6 +64,10 @@ impl Session {
                 Engine::Interpreter(Interpreter::new(program).map_err(|e| e.diagnostic())?)
             }
             Kind::Cpu(_) | Kind::Cranelift => cpu_engine(plan, weights, options)?,
+            #[cfg(feature = "gpu")]
+            Kind::Gpu => Engine::Gpu(Gpu::new(plan, weights, options)?),
+            #[cfg(not(feature = "gpu"))]
+            Kind::Gpu => unreachable!("the table has it only with that part"),
             Kind::Later => {
                 let message = format!("target `{}` cannot run yet", options.target.row.name);
                 return Err(Diagnostic::error("E0802", None, message).into());
@@ -83,6 +101,10 @@ impl Session {
             Engine::Interpreter(s) => {
                 s.set_input(i, value.bytes()).map_err(|e| e.diagnostic().into())
             }
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(g) => {
+                g.session.set_input(i, value.bytes()).map_err(|e| Diagnostics::from(*e))
+            }
             Engine::Reference(r) => {
                 r.env.inputs[i] = value.clone();
                 Ok(())
@@ -95,6 +117,8 @@ impl Session {
     pub fn input_mut(&mut self, i: usize) -> Option<&mut [u8]> {
         match &mut self.engine {
             Engine::Cpu(s) => Some(s.input_mut(i)),
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(_) => None,
             Engine::Interpreter(_) | Engine::Reference(_) => None,
         }
     }
@@ -108,6 +132,8 @@ impl Session {
                 Ok(())
             }
             Engine::Interpreter(s) => s.run().map_err(|e| e.diagnostic().into()),
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(g) => g.run(),
             Engine::Reference(r) => r.run(),
         }
     }
@@ -118,6 +144,8 @@ impl Session {
             #[cfg(feature = "cpu")]
             Engine::Cpu(s) => s.output_tensor(i),
             Engine::Interpreter(s) => s.output_tensor(i),
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(g) => g.outputs[i].clone(),
             Engine::Reference(r) => r.outputs[i].clone(),
         }
     }
@@ -128,6 +156,8 @@ impl Session {
             #[cfg(feature = "cpu")]
             Engine::Cpu(s) => s.state_tensor(i),
             Engine::Interpreter(s) => s.state_tensor(i),
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(g) => g.states[i].clone(),
             Engine::Reference(r) => r.env.states[i].clone(),
         }
     }
@@ -139,6 +169,11 @@ impl Session {
             Engine::Cpu(s) => s.set_state(i, value.bytes()).map_err(|e| e.diagnostic().into()),
             Engine::Interpreter(s) => {
                 s.set_state(i, value.bytes()).map_err(|e| e.diagnostic().into())
+            }
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(g) => {
+                g.states[i] = value.clone();
+                g.session.set_state(i, value.bytes()).map_err(|e| Diagnostics::from(*e))
             }
             Engine::Reference(r) => {
                 r.env.states[i] = value.clone();
@@ -160,6 +195,8 @@ impl Session {
     pub fn cpu(&mut self) -> Option<&mut cpu::Session> {
         match &mut self.engine {
             Engine::Cpu(s) => Some(s),
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(_) => None,
             Engine::Interpreter(_) | Engine::Reference(_) => None,
         }
     }
@@ -192,6 +229,40 @@ pub fn initial_states(graph: &Graph, seed: u64) -> Result<Vec<Tensor>, Diagnosti
         initial_value(recipe, &node.results[0], seed, path).map_err(|e| of_op(e).into())
     };
     graph.states.iter().map(of).collect()
+}
+
+#[cfg(feature = "gpu")]
+impl Gpu {
+    fn new(plan: &Plan, weights: &Weights, options: &Options) -> Result<Gpu, Diagnostics> {
+        let device = gpu::device::Device::shared(options.adapter.as_deref())
+            .map_err(|e| Diagnostics::from(*e))?;
+        let program = plan.ready(weights)?;
+        let compiled = gpu::session::Compiled::new(program.clone(), device);
+        let compiled = Arc::new(compiled.map_err(|e| Diagnostics::from(*e))?);
+        let session = gpu::session::Session::new(compiled).map_err(|e| Diagnostics::from(*e))?;
+        let all = |ports: &[Port]| ports.iter().map(blank).collect::<Result<_, _>>();
+        Ok(Gpu { session, outputs: all(&program.outputs)?, states: all(&program.states)? })
+    }
+
+    fn run(&mut self) -> Result<(), Diagnostics> {
+        let failed = |e: Box<Diagnostic>| Diagnostics::from(*e);
+        self.session.run().map_err(failed)?;
+        for (i, t) in self.outputs.iter_mut().enumerate() {
+            *t = self.session.output_tensor(i).map_err(failed)?;
+        }
+        for (i, t) in self.states.iter_mut().enumerate() {
+            *t = self.session.state_tensor(i).map_err(failed)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(feature = "gpu")]
+fn blank(port: &Port) -> Result<Tensor, Diagnostics> {
+    Tensor::zeros(port.dtype, &port.shape).ok_or_else(|| {
+        let message = format!("no memory for `{}`", port.name);
+        Diagnostics::from(Diagnostic::error("E0853", None, message))
+    })
 }
 
 impl Reference {

@@ -9,6 +9,8 @@ mod contractions;
 mod examples;
 mod fuzz;
 mod golden;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod kernel_proofs;
 mod layering;
 mod maps;

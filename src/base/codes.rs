@@ -299,6 +299,31 @@ codes! {
     INPUT_BYTES = "E0854", "A buffer of the wrong size",
         "The bytes given do not fit the dtype and shape of the input or state.",
         "", "";
+    NO_ADAPTER = "E0860", "There is no such GPU adapter",
+        "No driver for Vulkan or Metal was found, or none of its adapters has the name that was asked for. \
+         `dlc doctor` lists the adapters.",
+        "", "";
+    DEVICE_REFUSED = "E0861", "A GPU adapter does not open",
+        "The driver refused to make a device of the adapter; the message is the driver's.",
+        "", "";
+    NO_SHADER = "E0862", "The GPU cannot compute this",
+        "Shaders of this adapter have no such type, or a buffer has too many elements. `--target cpu` computes everything.",
+        "", "";
+    MANY_BUFFERS = "E0863", "A kernel takes more buffers than the GPU allows",
+        "The adapter limits how many buffers one shader may use.",
+        "", "";
+    BAD_SHADER = "E0864", "A shader was refused",
+        "This is a bug of dlc, or of the driver.",
+        "", "";
+    DEVICE_MEMORY = "E0865", "A value is too large for the GPU",
+        "The device has not enough memory, or limits how much of a buffer one shader may use.",
+        "", "";
+    DEVICE_FAILED = "E0866", "The GPU failed",
+        "The device was lost, or refused a command; the message is the driver's.",
+        "", "";
+    MANY_LAUNCHES = "E0867", "A run has too many launches for the GPU",
+        "Repeats are written out on the GPU, up to a million launches.",
+        "", "";
     FILE_SYSTEM = "E0901", "The system refused a file",
         "The file does not exist, may not be read or written, or the disk is full; the \
          message says which. The exit status is 2.",

@@ -15,6 +15,8 @@ pub enum Isa {
     /// AVX-512.
     X86_64V4,
     Aarch64,
+    /// Compute shaders, with vectors of four elements of 32 bits.
+    Gpu,
 }
 
 /// How a multiply followed by an add rounds. Results are equal to the bit within one class.
@@ -86,7 +88,7 @@ impl Machine {
         let registers = match isa {
             Isa::X86_64 | Isa::X86_64V3 => 16,
             Isa::X86_64V4 if vector_bytes < 64 => 16,
-            Isa::X86_64V4 | Isa::Aarch64 => 32,
+            Isa::X86_64V4 | Isa::Aarch64 | Isa::Gpu => 32,
         };
         let (caches, tiles) = ([32 << 10, 1 << 20, 8 << 20], Tiles::default());
         Machine { isa, vector_bytes, registers, caches, tiles }
@@ -94,7 +96,8 @@ impl Machine {
 
     pub fn numerics(&self) -> Numerics {
         match self.isa {
-            Isa::X86_64 => Numerics::Separate,
+            // Shaders may fuse or not: nothing may depend on it.
+            Isa::X86_64 | Isa::Gpu => Numerics::Separate,
             Isa::X86_64V3 | Isa::X86_64V4 | Isa::Aarch64 => Numerics::Fused,
         }
     }

@@ -120,7 +120,8 @@ pub struct Compile {
     /// Write a Chrome trace of the passes; of `run` also code generation and launches
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
-    #[arg(long, hide = true)]
+    /// Use the GPU adapter whose name contains this
+    #[arg(long, value_name = "NAME", hide = !cfg!(feature = "gpu"))]
     pub gpu_adapter: Option<String>,
     #[arg(long, hide = true)]
     pub gpu_matmul: Option<String>,
@@ -140,6 +141,7 @@ impl Compile {
             ..Options::default()
         };
         options.control.settings.strict = self.strict;
+        options.adapter = self.gpu_adapter.clone();
         options.control.verify_each = self.verify_each || cfg!(debug_assertions);
         options.control.limit = self.pass_limit;
         for name in [&self.stop_after, &self.dump_after].into_iter().flatten() {
@@ -225,8 +227,11 @@ impl Compile {
         if self.tune.is_some_and(|seconds| !(0.0..=86_400.0).contains(&seconds)) {
             return Err(Failure::usage("`--tune` takes seconds, at most 86400"));
         }
-        if self.gpu_adapter.is_some() || self.gpu_matmul.is_some() {
+        if self.gpu_adapter.is_some() && !cfg!(feature = "gpu") {
             return Err(later("the GPU"));
+        }
+        if self.gpu_matmul.is_some() {
+            return Err(later("`--gpu-matmul`"));
         }
         Ok(())
     }

@@ -37,7 +37,7 @@ pub fn run(_: &Args, global: &Global) -> Result<(), Failure> {
                 "fma_gflops_128": peaks.map(|p| p.narrow),
                 "read_gbytes": peaks.map(|p| p.read),
             },
-            "adapters": [],
+            "adapters": adapter_list(),
             "targets": targets.collect::<Vec<_>>(),
         }))?;
     } else {
@@ -60,7 +60,12 @@ pub fn run(_: &Args, global: &Global) -> Result<(), Failure> {
                 Err(e) => text.push_str(&format!("{name:<16} {e}\n")),
             }
         }
-        text.push_str("gpu              comes with a later version\n");
+        if !cfg!(feature = "gpu") {
+            text.push_str("gpu              comes with a later version\n");
+        }
+        for a in adapters() {
+            text.push_str(&format!("adapter {a}\n"));
+        }
         out::text(&text)?;
     }
     match failed {
@@ -73,6 +78,9 @@ pub fn run(_: &Args, global: &Global) -> Result<(), Failure> {
 fn self_test(target: &str) -> Result<(), String> {
     let text = "model t(x: f32[4], w: f32[4, 4]) { return softmax(tanh(x @ w) * 2) as y }";
     let target = Target::parse(target).map_err(|d| d.message)?;
+    if target.row.kind == Kind::Gpu && adapters().is_empty() {
+        return Err("not here: no GPU adapter was found".into());
+    }
     if let Err(d) = target.check_runs_here() {
         return Err(format!("not here: {}", d.message));
     }
@@ -90,6 +98,44 @@ fn self_test(target: &str) -> Result<(), String> {
     crate::ir::compare::allclose(&got, &wanted, 1e-5, 1e-6)
         .map(|_| ())
         .map_err(|m| format!("fails: {m}"))
+}
+
+/// The GPU adapters, a line for each.
+fn adapters() -> Vec<String> {
+    #[cfg(feature = "gpu")]
+    {
+        let line = |a: crate::runtime::gpu::device::Adapter| {
+            let kind = if a.software { ", software" } else { "" };
+            format!("{} ({}, {}{kind})", a.name, a.backend, a.driver)
+        };
+        crate::runtime::gpu::device::adapters().into_iter().map(line).collect()
+    }
+    #[cfg(not(feature = "gpu"))]
+    vec![]
+}
+
+/// The same with what shaders may use.
+fn adapter_list() -> Vec<serde_json::Value> {
+    #[cfg(feature = "gpu")]
+    {
+        let one = |a: crate::runtime::gpu::device::Adapter| {
+            json!({
+                "name": a.name,
+                "backend": a.backend,
+                "driver": a.driver,
+                "software": a.software,
+                "int64": a.features.int64,
+                "float64": a.features.float64,
+                "cooperative": a.cooperative,
+                "binding_bytes": a.binding,
+                "bindings": a.bindings,
+                "workgroup_bytes": a.workgroup,
+            })
+        };
+        crate::runtime::gpu::device::adapters().into_iter().map(one).collect()
+    }
+    #[cfg(not(feature = "gpu"))]
+    vec![]
 }
 
 /// What one thread can do at most.

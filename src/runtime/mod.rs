@@ -10,6 +10,8 @@ pub mod buffer;
 pub mod cpu;
 #[cfg(feature = "cpu")]
 mod execute;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 pub mod interpreter;
 pub mod layout;
 #[cfg(feature = "cpu")]

@@ -14,6 +14,7 @@ pub(super) fn describe(isa: Isa) -> &'static str {
         Isa::X86_64V3 => "x86-64-v3: AVX2 and FMA, without AVX-512",
         Isa::X86_64V4 => "x86-64-v4: AVX-512",
         Isa::Aarch64 => "64-bit ARM",
+        Isa::Gpu => "a GPU",
     }
 }
 
@@ -39,14 +40,14 @@ pub(super) fn has(isa: Isa) -> bool {
                 && detected!("avx512dq")
                 && detected!("avx512vl")
         }
-        Isa::Aarch64 => false,
+        Isa::Aarch64 | Isa::Gpu => false,
     }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) fn has(isa: Isa) -> bool {
     match isa {
-        Isa::X86_64 | Isa::X86_64V3 | Isa::X86_64V4 => false,
+        Isa::X86_64 | Isa::X86_64V3 | Isa::X86_64V4 | Isa::Gpu => false,
         Isa::Aarch64 => cfg!(target_arch = "aarch64"),
     }
 }

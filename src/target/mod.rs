@@ -5,6 +5,7 @@
 
 pub mod cpu;
 mod detect;
+pub mod wgsl;
 
 use crate::base::diag::{Diagnostic, did_you_mean};
 use crate::base::machine::{Isa, Machine};
@@ -28,9 +29,14 @@ pub enum Kind {
     Cpu(Option<Isa>),
     /// Machine code for the processor at hand, all of it by Cranelift.
     Cranelift,
+    /// Compute shaders on an adapter of this machine.
+    Gpu,
     /// Known, but not in this version.
     Later,
 }
+
+/// Of the GPU, where this dlc has that part.
+const GPU: Kind = if cfg!(feature = "gpu") { Kind::Gpu } else { Kind::Later };
 
 /// Every target. `auto` stands for the best one at hand.
 pub const TARGETS: &[TargetRow] = &[
@@ -71,7 +77,7 @@ pub const TARGETS: &[TargetRow] = &[
         doc: "the reference evaluator, op by op",
         kind: Kind::Reference,
     },
-    TargetRow { name: "gpu", doc: "compute shaders run through wgpu", kind: Kind::Later },
+    TargetRow { name: "gpu", doc: "compute shaders run through wgpu", kind: GPU },
     TargetRow { name: "wgsl", doc: "compute shaders as text", kind: Kind::Later },
 ];
 
@@ -102,6 +108,7 @@ impl Target {
                 Machine { caches: host.caches, ..Machine::new(host.isa, NARROW) }
             }
             Kind::Cpu(None) | Kind::Reference | Kind::Interpreter => host_machine(),
+            Kind::Gpu => Machine::new(Isa::Gpu, NARROW),
             Kind::Later => {
                 let message = format!("target `{name}` comes with a later version of dlc");
                 return Err(Box::new(
@@ -149,7 +156,7 @@ fn vector_bytes(isa: Isa) -> u32 {
     match isa {
         Isa::X86_64V4 => 64,
         Isa::X86_64V3 => 32,
-        Isa::X86_64 | Isa::Aarch64 => NARROW,
+        Isa::X86_64 | Isa::Aarch64 | Isa::Gpu => NARROW,
     }
 }
 
@@ -179,7 +186,14 @@ mod tests {
             match (row.kind, Target::parse(row.name)) {
                 (Kind::Later, Err(e)) => assert_eq!(e.code, "E0802"),
                 (Kind::Later, Ok(_)) => panic!("{} is not there yet", row.name),
-                (Kind::Reference | Kind::Interpreter | Kind::Cpu(_) | Kind::Cranelift, target) => {
+                (
+                    Kind::Reference
+                    | Kind::Interpreter
+                    | Kind::Cpu(_)
+                    | Kind::Cranelift
+                    | Kind::Gpu,
+                    target,
+                ) => {
                     assert_eq!(target.unwrap().row.name, row.name);
                 }
             }

@@ -22,13 +22,13 @@ pub(super) struct Features {
 pub(super) fn target_isa(target: &Target, effort: Effort) -> Result<OwnedTargetIsa, CodegenError> {
     let named = match target.row.kind {
         Kind::Cpu(named) => named,
-        Kind::Cranelift | Kind::Reference | Kind::Interpreter | Kind::Later => None,
+        Kind::Cranelift | Kind::Reference | Kind::Interpreter | Kind::Gpu | Kind::Later => None,
     };
     let bad = |what: &str| CodegenError::Target(format!("target `{}`: {what}", target.row.name));
     let mut builder = match named {
         None => cranelift_native::builder().map_err(bad)?,
         Some(isa) => {
-            let triple = triple(isa);
+            let triple = triple(isa).ok_or_else(|| bad("it is no processor"))?;
             isa::lookup(triple).map_err(|_| bad("this dlc was built without its code generator"))?
         }
     };
@@ -40,25 +40,24 @@ pub(super) fn target_isa(target: &Target, effort: Effort) -> Result<OwnedTargetI
                 builder.enable(flag).map_err(|e| bad(&e.to_string()))?;
             }
         }
-        Some(Isa::X86_64 | Isa::Aarch64) | None => {}
+        Some(Isa::X86_64 | Isa::Aarch64 | Isa::Gpu) | None => {}
     }
     builder.finish(flags(effort)).map_err(|e| bad(&e.to_string()))
 }
 
-/// The host's triple with the architecture of the target.
-fn triple(isa: Isa) -> Triple {
+/// The host's triple with the architecture of the target, if it is a processor.
+fn triple(isa: Isa) -> Option<Triple> {
     let mut triple = Triple::host();
-    let wanted: &str = match isa {
-        Isa::X86_64 | Isa::X86_64V3 | Isa::X86_64V4 => "x86_64",
-        Isa::Aarch64 => "aarch64",
+    let arm = Architecture::Aarch64(target_lexicon::Aarch64Architecture::Aarch64);
+    let (wanted, architecture) = match isa {
+        Isa::X86_64 | Isa::X86_64V3 | Isa::X86_64V4 => ("x86_64", Architecture::X86_64),
+        Isa::Aarch64 => ("aarch64", arm),
+        Isa::Gpu => return None,
     };
     if triple.architecture.to_string() != wanted {
-        triple.architecture = match isa {
-            Isa::X86_64 | Isa::X86_64V3 | Isa::X86_64V4 => Architecture::X86_64,
-            Isa::Aarch64 => Architecture::Aarch64(target_lexicon::Aarch64Architecture::Aarch64),
-        };
+        triple.architecture = architecture;
     }
-    triple
+    Some(triple)
 }
 
 fn flags(effort: Effort) -> Flags {

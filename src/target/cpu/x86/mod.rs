@@ -43,7 +43,7 @@ impl Level {
         match (machine.isa, machine.vector_bytes) {
             (Isa::X86_64V3, 32) => Some(Level::V3),
             (Isa::X86_64V4, 64) => Some(Level::V4),
-            (Isa::X86_64 | Isa::X86_64V3 | Isa::X86_64V4 | Isa::Aarch64, _) => None,
+            (Isa::X86_64 | Isa::X86_64V3 | Isa::X86_64V4 | Isa::Aarch64 | Isa::Gpu, _) => None,
         }
     }
 

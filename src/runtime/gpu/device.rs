@@ -1,0 +1,154 @@
+//! Adapters, and the device of one of them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::ready;
+use crate::base::diag::Diagnostic;
+use crate::target::wgsl::Features;
+
+/// What is known of an adapter.
+#[derive(Clone, Debug)]
+pub struct Adapter {
+    pub name: String,
+    pub backend: String,
+    pub driver: String,
+    /// A driver that computes on the CPU.
+    pub software: bool,
+    pub features: Features,
+    /// Tensor cores: shapes and types of the matrices that they multiply.
+    pub cooperative: Vec<String>,
+    /// Bytes that one binding may have.
+    pub binding: u64,
+    /// Buffers that a shader may read or write.
+    pub bindings: u32,
+    /// Bytes of memory that a workgroup shares.
+    pub workgroup: u32,
+}
+
+/// An opened device; sessions share it.
+pub struct Device {
+    pub adapter: Adapter,
+    pub(super) device: wgpu::Device,
+    pub(super) queue: wgpu::Queue,
+    pub(super) limits: wgpu::Limits,
+}
+
+fn instance() -> wgpu::Instance {
+    wgpu::Instance::new(wgpu::InstanceDescriptor {
+        backends: wgpu::Backends::VULKAN | wgpu::Backends::METAL,
+        flags: wgpu::InstanceFlags::empty(),
+        ..wgpu::InstanceDescriptor::new_without_display_handle()
+    })
+}
+
+fn all() -> Vec<wgpu::Adapter> {
+    let instance = instance();
+    ready(instance.enumerate_adapters(wgpu::Backends::all()), || {})
+}
+
+fn describe(adapter: &wgpu::Adapter) -> Adapter {
+    let (info, limits) = (adapter.get_info(), adapter.limits());
+    let cooperative = adapter.cooperative_matrix_properties();
+    Adapter {
+        name: info.name,
+        backend: format!("{:?}", info.backend).to_lowercase(),
+        driver: format!("{} {}", info.driver, info.driver_info).trim().into(),
+        software: info.device_type == wgpu::DeviceType::Cpu,
+        features: features(adapter.features()),
+        cooperative: cooperative.iter().map(|p| format!("{p:?}")).collect(),
+        binding: limits.max_storage_buffer_binding_size,
+        bindings: limits.max_storage_buffers_per_shader_stage,
+        workgroup: limits.max_compute_workgroup_storage_size,
+    }
+}
+
+fn features(of: wgpu::Features) -> Features {
+    Features {
+        int64: of.contains(wgpu::Features::SHADER_INT64),
+        float64: of.contains(wgpu::Features::SHADER_F64),
+    }
+}
+
+/// The adapters of this machine.
+pub fn adapters() -> Vec<Adapter> {
+    all().iter().map(describe).collect()
+}
+
+impl Device {
+    /// Opens the adapter whose name contains `name`; without a name the first one that is no software,
+    /// or else the first one.
+    pub fn open(name: Option<&str>) -> Result<Arc<Device>, Box<Diagnostic>> {
+        let adapters = all();
+        let lower = |s: &str| s.to_lowercase();
+        let is_software = |a: &&wgpu::Adapter| a.get_info().device_type == wgpu::DeviceType::Cpu;
+        let chosen = match name {
+            Some(name) => {
+                adapters.iter().find(|a| lower(&a.get_info().name).contains(&lower(name)))
+            }
+            None => adapters.iter().find(|a| !is_software(a)).or(adapters.first()),
+        };
+        let Some(adapter) = chosen else {
+            return Err(Box::new(none(name, &adapters)));
+        };
+        let wanted = wgpu::Features::SHADER_INT64 | wgpu::Features::SHADER_F64;
+        let limits = adapter.limits();
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("dlc"),
+            required_features: adapter.features() & wanted,
+            required_limits: limits.clone(),
+            ..wgpu::DeviceDescriptor::default()
+        };
+        let opened = ready(adapter.request_device(&descriptor), || {});
+        let (device, queue) = opened.map_err(|e| {
+            let name = adapter.get_info().name;
+            Box::new(Diagnostic::error("E0861", None, format!("the adapter `{name}`: {e}")))
+        })?;
+        Ok(Arc::new(Device { adapter: describe(adapter), device, queue, limits }))
+    }
+
+    /// The same, opened once in a process.
+    pub fn shared(name: Option<&str>) -> Result<Arc<Device>, Box<Diagnostic>> {
+        static OPEN: Mutex<BTreeMap<Option<String>, Arc<Device>>> = Mutex::new(BTreeMap::new());
+        // Nothing panics while the lock is held, so that it could be poisoned.
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = name.map(str::to_string);
+        if let Some(device) = open.get(&key) {
+            return Ok(device.clone());
+        }
+        let device = Device::open(name)?;
+        open.insert(key, device.clone());
+        Ok(device)
+    }
+
+    /// Runs what makes objects of the device; errors of its validation and memory become messages.
+    pub(super) fn checked<T>(&self, make: impl FnOnce() -> T) -> Result<T, String> {
+        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let made = make();
+        let wait = || self.wait();
+        let errors = [ready(validation.pop(), wait), ready(memory.pop(), wait)];
+        match errors.into_iter().flatten().next() {
+            Some(error) => Err(error.to_string()),
+            None => Ok(made),
+        }
+    }
+
+    /// Lets the device finish what it was given.
+    pub(super) fn wait(&self) {
+        // A device that is lost has nothing left to do; what reads its results says so.
+        let _ = self.device.poll(wgpu::PollType::wait_indefinitely());
+    }
+}
+
+fn none(name: Option<&str>, adapters: &[wgpu::Adapter]) -> Diagnostic {
+    let names: Vec<String> = adapters.iter().map(|a| a.get_info().name).collect();
+    match name.filter(|_| !names.is_empty()) {
+        Some(name) => {
+            Diagnostic::error("E0860", None, format!("no GPU adapter is called `{name}`"))
+                .note(format!("adapters: {}", names.join(", ")))
+        }
+        None => Diagnostic::error("E0860", None, "no GPU adapter was found")
+            .help("a driver for Vulkan or Metal is needed; `--target cpu` computes without one"),
+    }
+}

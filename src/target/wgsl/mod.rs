@@ -1,0 +1,210 @@
+//! Kernels → WGSL compute shaders.
+//!
+//! In: kernels in the legal form for vectors of 16 bytes. Out: a [`Shader`]: its text, what is bound to it,
+//! and how many workgroups run it. One invocation runs one grid point after the other, a whole
+//! number of invocations apart, so that any number of workgroups does all of them.
+//!
+//! - An element in memory takes [`stored_bytes`]: what is narrower than 32 bits is stored as 32.
+//! - An `Index` is an i32; buffers have fewer than 2³¹ elements.
+//! - Every buffer is bound `read_write`, since one dispatch may not bind a buffer both ways and all of
+//!   a program's values lie in a few buffers.
+//! - The scratch of an invocation is private where it is small, else its part of a buffer.
+
+mod expr;
+mod stmt;
+
+use std::fmt::Write;
+
+use crate::base::DType;
+use crate::base::machine::Numerics;
+use crate::kernel::ir::{Kernel, Scope};
+use crate::kernel::legalize::{Form, legalize_to};
+
+/// Invocations of a workgroup.
+pub const WORKGROUP: u32 = 64;
+/// Bytes of scratch that are private to an invocation.
+const PRIVATE: u64 = 1 << 10;
+
+/// What an adapter offers beyond core WGSL.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Features {
+    /// 64-bit integers.
+    pub int64: bool,
+    /// 64-bit floats.
+    pub float64: bool,
+}
+
+/// Why a kernel has no shader.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refused {
+    #[error("kernel `{kernel}` computes with {dtype}, which the adapter does not")]
+    Type { kernel: String, dtype: DType },
+    #[error("kernel `{kernel}`: {what} has {elements} elements, the limit is 2^31")]
+    Size { kernel: String, what: String, elements: u64 },
+}
+
+/// What is bound to a shader, in the order of its bindings.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Binding {
+    /// The buffer of a parameter.
+    Param(u16),
+    /// A buffer with so many bytes for each invocation.
+    Scratch { bytes: u64 },
+    /// An i32 for each parameter: where it begins in what is bound, in elements; four to a vector.
+    Bases,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct Shader {
+    pub name: String,
+    pub source: String,
+    pub bindings: Vec<Binding>,
+    /// Grid points.
+    pub points: u64,
+}
+
+/// Bytes that an element takes in a buffer of the GPU.
+pub fn stored_bytes(dtype: DType) -> u64 {
+    dtype.bytes().max(4) as u64
+}
+
+/// The shader of a kernel.
+pub fn shader(kernel: &Kernel, features: Features) -> Result<Shader, Refused> {
+    let form =
+        Form { vector_bytes: 16, narrowest: 16, masked: false, packed: false, scales: false };
+    let kernel = &legalize_to(kernel, form);
+    check(kernel, features)?;
+    let mut bindings: Vec<Binding> = (0..kernel.params.len() as u16).map(Binding::Param).collect();
+    let mut source = String::new();
+    let out = &mut source;
+    for (i, param) in kernel.params.iter().enumerate() {
+        let element = expr::element(param.elem);
+        let _ = writeln!(
+            out,
+            "@group(0) @binding({i}) var<storage, read_write> p{i}: array<{element}>; // {} of {}",
+            param.len, param.elem
+        );
+    }
+    for (i, scratch) in kernel.scratch.iter().enumerate() {
+        let (element, len) = (expr::element(scratch.elem), scratch.len.max(1));
+        let bytes = len * stored_bytes(scratch.elem);
+        if is_private(bytes) {
+            let _ = writeln!(out, "var<private> s{i}: array<{element}, {len}>;");
+            continue;
+        }
+        let at = bindings.len();
+        bindings.push(Binding::Scratch { bytes });
+        let _ = writeln!(
+            out,
+            "@group(0) @binding({at}) var<storage, read_write> s{i}: array<{element}>;"
+        );
+    }
+    let at = bindings.len();
+    bindings.push(Binding::Bases);
+    // The last vector is zero, which no compiler knows.
+    let vectors = base_vectors(kernel.params.len());
+    let _ = writeln!(
+        out,
+        "@group(0) @binding({at}) var<uniform> bases: array<vec4<i32>, {vectors}>;\n\
+         // Infinities and NaN are no constants of the language.\n\
+         var<private> bits: u32 = 0u;\n\
+         fn zero() -> i32 {{ return bases[{}].x; }}\n{HELPERS}",
+        vectors - 1
+    );
+    if features.float64 {
+        out.push_str(HELPERS_F64);
+    }
+    stmt::function(kernel, out);
+    let points = kernel.grid_points();
+    Ok(Shader { name: kernel.name.clone(), source, bindings, points })
+}
+
+/// Vectors of the uniform buffer for so many parameters.
+pub fn base_vectors(params: usize) -> usize {
+    params.div_ceil(4) + 1
+}
+
+fn is_private(bytes: u64) -> bool {
+    bytes <= PRIVATE
+}
+
+fn check(kernel: &Kernel, features: Features) -> Result<(), Refused> {
+    debug_assert!(kernel.scratch.iter().all(|s| s.scope == Scope::Worker));
+    debug_assert!(matches!(kernel.numerics, Numerics::Fused | Numerics::Separate));
+    let buffers = kernel.params.iter().map(|p| (&p.name[..], p.elem, p.len));
+    let scratch = kernel.scratch.iter().map(|s| ("scratch", s.elem, s.len));
+    for (what, elem, len) in buffers.chain(scratch) {
+        if len >= 1 << 31 {
+            let (kernel, what) = (kernel.name.clone(), what.to_string());
+            return Err(Refused::Size { kernel, what, elements: len });
+        }
+        supported(kernel, elem, features)?;
+    }
+    let scalars = kernel.types.iter().filter(|ty| **ty != crate::kernel::ir::Ty::Index);
+    scalars.map(|ty| ty.dtype()).try_for_each(|dtype| supported(kernel, dtype, features))
+}
+
+fn supported(kernel: &Kernel, dtype: DType, features: Features) -> Result<(), Refused> {
+    let offered = match dtype {
+        DType::I64 | DType::U64 => features.int64,
+        DType::F64 => features.float64,
+        DType::F32
+        | DType::F16
+        | DType::BF16
+        | DType::I8
+        | DType::I16
+        | DType::I32
+        | DType::U8
+        | DType::U16
+        | DType::U32
+        | DType::Bool => true,
+    };
+    match offered {
+        true => Ok(()),
+        false => Err(Refused::Type { kernel: kernel.name.clone(), dtype }),
+    }
+}
+
+/// Compilers of shaders take `(a + b) - b` for `a`; what passes here is a sum of its own to them.
+const HELPERS_F64: &str = "\
+fn keep_f64(x: f64) -> f64 { return x + f64(zero()); }
+fn keep2_f64(x: vec2<f64>) -> vec2<f64> { return x + vec2<f64>(f64(zero())); }
+";
+
+/// Integer division as the kernel IR has it: indices round down, by zero gives 0.
+const HELPERS: &str = "\
+fn keep_f32(x: f32) -> f32 { return bitcast<f32>(bitcast<i32>(x) ^ zero()); }
+fn keep4_f32(x: vec4<f32>) -> vec4<f32> {
+  return bitcast<vec4<f32>>(bitcast<vec4<i32>>(x) ^ vec4<i32>(zero()));
+}
+fn index_div(a: i32, b: i32) -> i32 { let q = a / b; return select(q, q - 1, a - q * b < 0); }
+fn index_rem(a: i32, b: i32) -> i32 { let r = a % b; return select(r, r + b, r < 0); }
+fn div_i32(a: i32, b: i32) -> i32 {
+  if (b == 0) { return 0; }
+  if (b == -1) { return -a; }
+  return a / b;
+}
+fn rem_i32(a: i32, b: i32) -> i32 {
+  if (b == 0 || b == -1) { return 0; }
+  return a % b;
+}
+fn div_u32(a: u32, b: u32) -> u32 {
+  if (b == 0u) { return 0u; }
+  return a / b;
+}
+fn rem_u32(a: u32, b: u32) -> u32 {
+  if (b == 0u) { return 0u; }
+  return a % b;
+}
+fn i32_of(x: f32) -> i32 {
+  if (x != x) { return 0; }
+  if (x >= 2147483648.0) { return 2147483647; }
+  if (x < -2147483648.0) { return -2147483647 - 1; }
+  return i32(x);
+}
+fn u32_of(x: f32) -> u32 {
+  if (!(x > 0.0)) { return 0u; }
+  if (x >= 4294967296.0) { return 4294967295u; }
+  return u32(x);
+}
+";

@@ -1,0 +1,235 @@
+//! Instructions as statements.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use super::{WORKGROUP, expr, is_private, stored_bytes};
+use crate::kernel::ir::{Addr, Buf, Inst, Kernel, LoadMode, Op, Region, Ty, Val};
+
+struct Printer<'k> {
+    kernel: &'k Kernel,
+    /// What each register is called.
+    names: Vec<String>,
+    out: &'k mut String,
+    depth: usize,
+    /// Sums of floats: their terms.
+    sums: BTreeMap<Val, Vec<Val>>,
+}
+
+/// The entry point.
+pub fn function(kernel: &Kernel, out: &mut String) {
+    let points = kernel.grid_points();
+    let _ = write!(
+        out,
+        "@compute @workgroup_size({WORKGROUP})\n\
+         fn main(@builtin(global_invocation_id) id: vec3<u32>, \
+         @builtin(num_workgroups) groups: vec3<u32>) {{\n\
+         \x20 let all = groups.x * {WORKGROUP}u;\n\
+         \x20 for (var point = id.x; point < {points}u; point += all) {{\n"
+    );
+    let names = (0..kernel.types.len()).map(|i| format!("v{i}")).collect();
+    let mut printer = Printer { kernel, names, out, depth: 2, sums: BTreeMap::new() };
+    printer.region(&kernel.body);
+    out.push_str("  }\n}\n");
+}
+
+impl Printer<'_> {
+    fn line(&mut self, text: &str) {
+        let indent = 2 * self.depth;
+        let _ = writeln!(self.out, "{:indent$}{text}", "");
+    }
+
+    fn name(&self, v: Val) -> String {
+        self.names[v.0 as usize].clone()
+    }
+
+    fn names(&self, vals: &[Val]) -> Vec<String> {
+        vals.iter().map(|v| self.name(*v)).collect()
+    }
+
+    fn define(&mut self, v: Val, value: &str) {
+        let text = format!("let {}: {} = {value};", self.name(v), expr::ty(self.kernel.ty(v)));
+        self.line(&text);
+    }
+
+    fn region(&mut self, region: &Region) {
+        for inst in &region.insts {
+            self.inst(inst);
+        }
+    }
+
+    fn inst(&mut self, inst: &Inst) {
+        let kernel = self.kernel;
+        match inst {
+            Inst::Const { dst, value } => {
+                let text = expr::literal(kernel.ty(*dst), *value);
+                self.define(*dst, &text);
+            }
+            Inst::Grid { dst, axis } => {
+                let before: u64 = kernel.grid[..*axis as usize].iter().map(|n| *n as u64).product();
+                let text = format!("i32(point / {before}u % {}u)", kernel.grid[*axis as usize]);
+                self.define(*dst, &text);
+            }
+            Inst::Local { dst, .. } => self.define(*dst, "0"),
+            Inst::Op { dst, op, args } => {
+                let of = kernel.ty(args[if args.len() > 1 { 1 } else { 0 }]);
+                let names = self.operands(*dst, *op, of, args);
+                let text = expr::op(*op, of, &names);
+                self.define(*dst, &text);
+            }
+            Inst::Lane { dst, op, args } => {
+                let from: Vec<Ty> = args.iter().map(|v| kernel.ty(*v)).collect();
+                let text = expr::lane(op, kernel.ty(*dst), &from, &self.names(args));
+                self.define(*dst, &text);
+            }
+            Inst::Fold { .. } => unreachable!("the legal form has none"),
+            Inst::Load { dst, at, mode, .. } => self.load(*dst, at, *mode),
+            Inst::Store { at, v, .. } => {
+                let of = kernel.ty(*v);
+                let first = self.place(at);
+                for lane in 0..of.lanes() {
+                    let part = expr::part(&self.name(*v), of, lane);
+                    let part = if of == Ty::Mask(1) { format!("u32({part})") } else { part };
+                    let text = format!("{}[{first} + {lane}] = {part};", buffer(at.buf));
+                    self.line(&text);
+                }
+            }
+            // The caches of a GPU are not asked.
+            Inst::Prefetch { .. } => {}
+            Inst::For { results, lo, hi, step, init, body, .. } => {
+                self.carried(results, &body.params[1..], init);
+                let counter = self.name(body.params[0]);
+                let (lo, hi) = (self.name(*lo), self.name(*hi));
+                let text = format!(
+                    "for (var {counter}: i32 = {lo}; {counter} < {hi}; {counter} += {step}) {{"
+                );
+                self.line(&text);
+                self.nested(body, results, "next");
+                self.line("}");
+            }
+            Inst::If { results, cond, then, els } => {
+                for r in results {
+                    let text = format!("var {}: {};", self.name(*r), expr::ty(kernel.ty(*r)));
+                    self.line(&text);
+                }
+                let text = format!("if ({}) {{", self.name(*cond));
+                self.line(&text);
+                self.nested(then, results, "then");
+                if !els.insts.is_empty() || !results.is_empty() {
+                    self.line("} else {");
+                    self.nested(els, results, "else");
+                }
+                self.line("}");
+            }
+            Inst::Barrier => self.line("workgroupBarrier();"),
+        }
+    }
+
+    /// Names of operands; a sum from which one of its terms is taken again, or to which it is added,
+    /// is hidden, since a compiler that takes real numbers for floats would drop the rounding.
+    fn operands(&mut self, dst: Val, op: Op, of: Ty, args: &[Val]) -> Vec<String> {
+        let mut names = self.names(args);
+        let terms = match op {
+            Op::Add | Op::Sub => args,
+            Op::Fma => &args[2..],
+            _ => return names,
+        };
+        if !of.dtype().is_float() {
+            return names;
+        }
+        if let [a, b] = *terms {
+            for (i, (sum, other)) in [(a, b), (b, a)].into_iter().enumerate() {
+                if self.sums.get(&sum).is_some_and(|terms| terms.contains(&other)) {
+                    let lanes = if of.lanes() > 1 { of.lanes().to_string() } else { "".into() };
+                    let element = expr::element(of.dtype());
+                    names[i] = format!("keep{lanes}_{element}({})", names[i]);
+                }
+            }
+        }
+        self.sums.insert(dst, terms.to_vec());
+        names
+    }
+
+    /// Variables for the values that a loop carries; its results are what they hold in the end.
+    fn carried(&mut self, results: &[Val], params: &[Val], init: &[Val]) {
+        for ((r, p), i) in results.iter().zip(params).zip(init) {
+            let text = format!(
+                "var {}: {} = {};",
+                self.name(*r),
+                expr::ty(self.kernel.ty(*r)),
+                self.name(*i)
+            );
+            self.line(&text);
+            self.names[p.0 as usize] = self.name(*r);
+        }
+    }
+
+    /// A region whose yields go into variables, all at once.
+    fn nested(&mut self, region: &Region, into: &[Val], prefix: &str) {
+        self.depth += 1;
+        self.region(region);
+        let yields = self.names(&region.yields);
+        if let ([into], [value]) = (into, &yields[..]) {
+            let text = format!("{} = {value};", self.name(*into));
+            self.line(&text);
+        } else {
+            for (into, value) in into.iter().zip(&yields) {
+                let text = format!("let {prefix}_{} = {value};", self.name(*into));
+                self.line(&text);
+            }
+            for into in into {
+                let text = format!("{0} = {prefix}_{0};", self.name(*into));
+                self.line(&text);
+            }
+        }
+        self.depth -= 1;
+    }
+
+    fn load(&mut self, dst: Val, at: &Addr, mode: LoadMode) {
+        let of = self.kernel.ty(dst);
+        let (first, buffer) = (self.place(at), buffer(at.buf));
+        let text = match (mode, of.lanes()) {
+            (_, 1) if of == Ty::Mask(1) => format!("{buffer}[{first}] != 0u"),
+            (_, 1) => format!("{buffer}[{first}]"),
+            (LoadMode::Splat, _) => format!("{}({buffer}[{first}])", expr::ty(of)),
+            (LoadMode::Contig, lanes) => {
+                let each = |lane| format!("{buffer}[{first} + {lane}]");
+                let parts: Vec<String> = (0..lanes).map(each).collect();
+                format!("{}({})", expr::ty(of), parts.join(", "))
+            }
+            (LoadMode::Gather(_), _) => unreachable!("the legal form has none"),
+        };
+        self.define(dst, &text);
+    }
+
+    /// The element at an address, in what is bound.
+    fn place(&self, at: &Addr) -> String {
+        let base = self.name(at.base);
+        let plus = match at.plus {
+            0 => String::new(),
+            n if n < 0 => format!(" - {}", -n),
+            n => format!(" + {n}"),
+        };
+        match at.buf {
+            Buf::Param(i) => {
+                let (vector, part) = (i / 4, ["x", "y", "z", "w"][i as usize % 4]);
+                format!("bases[{vector}].{part} + {base}{plus}")
+            }
+            Buf::Scratch(i) => {
+                let scratch = &self.kernel.scratch[i as usize];
+                let len = scratch.len.max(1);
+                match is_private(len * stored_bytes(scratch.elem)) {
+                    true => format!("{base}{plus}"),
+                    false => format!("i32(id.x) * {len} + {base}{plus}"),
+                }
+            }
+        }
+    }
+}
+
+fn buffer(buf: Buf) -> String {
+    match buf {
+        Buf::Param(i) => format!("p{i}"),
+        Buf::Scratch(i) => format!("s{i}"),
+    }
+}
