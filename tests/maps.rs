@@ -242,7 +242,7 @@ fn shuffled_groups_and_pools() {
     }
 }
 
-/// How many launches of a graph have an op of this name, and the tiles of those that have any.
+/// How many launches of a graph have an op of this name.
 fn launches(graph: &Graph, op: &str, level: Level, strict: bool) -> usize {
     let target = Target::parse("cpu:interpreter").unwrap();
     let mut options = Options { target, level, ..Options::default() };
