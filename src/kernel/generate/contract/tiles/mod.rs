@@ -29,6 +29,10 @@ use crate::kernel::resolve::Resolved;
 const WRITTEN_OUT: i64 = 16;
 /// Panels, and rows of a tile, from which fetching ahead pays.
 const FEW: i64 = 4;
+/// The part of the second cache from which on a panel is long, and the most tiles along the rows that
+/// share a long one that is still fetched ahead: many of them make up for what the first one waits,
+/// and need the room in the cache themselves.
+const LONG: (u64, i64) = (8, 64);
 
 /// A kernel whose grid points are the tiles.
 pub fn build(plan: &Plan, tiling: &Tiling, machine: &Machine) -> Kernel {
@@ -112,9 +116,9 @@ struct Tile<'k> {
 /// What a tile fetches of the next panel of weights, so that its first tile need not wait for them.
 #[derive(Clone, Copy)]
 struct Ahead {
-    /// Elements from a step's first one of this panel to what this tile fetches of the next one.
+    /// Elements from the first one of this panel to the tile's part of the next one.
     skip: Val,
-    /// Vectors a step: the tiles along the rows share a panel.
+    /// Vectors a step, one behind the other: the tiles that read a panel share the next one.
     vectors: i64,
 }
 
@@ -153,15 +157,19 @@ impl Tiles<'_> {
         let of_wide = [pick(true, false), vec![columns]].concat();
         let of_narrow = [pick(false, true), plan.rows.into_iter().collect()].concat();
         let both = [pick(true, true), pick(false, false)].concat();
-        // What is in the outer loop is read once: the operand that does not stay in the cache.
-        let half = self.tiling.cache / 2;
-        let outer_wide = plan.sizes.1 <= half || plan.sizes.0 > half;
-        let order = match outer_wide {
+        let order = match self.outer_wide() {
             true => [both, of_wide, of_narrow].concat(),
             false => [both, of_narrow, of_wide].concat(),
         };
         let extents = order.iter().map(|a| extent(*a)).collect();
         (order, extents)
+    }
+
+    /// Whether the wide operand is walked through in the outer loops. What is there is read once:
+    /// the operand that does not stay in the cache.
+    fn outer_wide(&self) -> bool {
+        let half = self.tiling.cache / 2;
+        self.plan.sizes.1 <= half || self.plan.sizes.0 > half
     }
 
     /// Tile coordinates; that of the rows is still the number of the tile.
@@ -256,7 +264,7 @@ impl Tiles<'_> {
         let (plan, &Tiling { width, down, lanes, .. }) = (self.plan, self.tiling);
         let next = self.next?;
         let rows = plan.rows?;
-        if band.rows < FEW || kind.pieces.len() < 2 {
+        if !self.outer_wide() || band.rows < FEW || kind.pieces.len() < 2 {
             return None;
         }
         // All tiles that read the panel, by their number: the innermost axis counts rows.
@@ -273,11 +281,15 @@ impl Tiles<'_> {
         };
         number = b.times(number, down);
         number = b.add(number, tile);
-        let all = width / lanes as i64;
-        let vectors = (all as u64).div_ceil((count * down) as u64) as i64;
-        let last = b.index((all - 1) / vectors);
-        let number = b.op(Op::Min, &[number, last]);
-        let first = b.times(number, vectors * lanes as i64);
+        let long = next.unsigned_abs().saturating_mul(LONG.0) > self.tiling.cache;
+        if long && count * down > LONG.1 {
+            return None;
+        }
+        let (all, tiles) = (width / lanes as i64, (count * down) as u64);
+        let steps = plan.reduced().iter().product::<i64>();
+        let part = ((steps * all) as u64).div_ceil(tiles) as i64;
+        let first = b.times(number, part * lanes as i64);
+        let vectors = (all as u64).div_ceil(tiles) as i64;
         Some(Ahead { skip: b.offset(first, next), vectors })
     }
 

@@ -5,19 +5,26 @@ use std::collections::BTreeMap;
 
 use super::super::tiling::{Piece, Status, holds};
 use super::{Ahead, Step, Tile, Tiles};
+use crate::ir::index::Term;
 use crate::kernel::build::KernelBuilder;
 use crate::kernel::ir::{Addr, Lit, Op, Ty, Val};
 use crate::kernel::resolve::{Leaf, Resolved};
 use crate::kernel::scalar_fn::gather_lanes;
 
 impl Tiles<'_> {
-    /// Asks for the tile's share of the next panel, as far as this step goes.
+    /// Asks for vectors of the tile's part of the next panel. Steps walk through a panel by its width,
+    /// through the part by so many vectors.
     fn fetch_ahead(&self, b: &mut KernelBuilder, tile: &Tile, coords: &[Val], step: &Step) {
         let wide = &self.plan.stages[0].1.leaves[self.plan.wide as usize];
         let (Some(Ahead { skip, vectors }), Leaf::Slot { slot, at }) = (tile.ahead, wide) else {
             return;
         };
-        let at = at.substitute(&self.point(0, 0, step.reduced), &self.extents());
+        let mut at = at.substitute(&self.point(0, 0, step.reduced), &self.extents());
+        let (from, to) = (self.tiling.width, vectors * self.tiling.lanes as i64);
+        let of_steps = |(term, _): &&mut (Term, i64)| matches!(term, Term::Axis(a) if *a as usize > self.lane());
+        for by in at.terms.iter_mut().filter(of_steps).map(|t| &mut t.1).chain([&mut at.constant]) {
+            *by = *by / from * to;
+        }
         let (empty, zero) = (Resolved::default(), b.index(0));
         let mut e = self.emitter(&empty, coords, 1);
         let addr = e.addr(b, self.slots[*slot as usize], zero, &at, 0);
