@@ -1,9 +1,110 @@
-//! Models as compute shaders, on whatever adapter there is: a software one does.
+//! Graphs as compute shaders, on whatever adapter there is: a software one does, and
+//! `tools/lavapipe.sh` fetches one. Without an adapter there is nothing to test, unless `DLC_TEST_GPU`
+//! is set.
 
-use dlc::base::Tensor;
+use dlc::base::tensor::Element;
+use dlc::base::{DType, Tensor};
+use dlc::ir::eval::{Env, Precision, Results, evaluate};
+use dlc::ir::op::walk::Case;
+use dlc::ir::print::print_graph;
+use dlc::ir::random::{Limits, random_graph};
 use dlc::model::{Model, Options, random_weights};
+use dlc::pipeline::Level;
 use dlc::runtime::gpu::device::adapters;
 use dlc::target::Target;
+
+use crate::ops::walk;
+use crate::targets::outputs;
+
+/// Whether there is an adapter.
+fn here() -> bool {
+    let some = !adapters().is_empty();
+    assert!(some || std::env::var_os("DLC_TEST_GPU").is_none(), "no GPU adapter");
+    if !some {
+        eprintln!("no GPU adapter: nothing to test");
+    }
+    some
+}
+
+fn options(level: Level) -> Options {
+    Options { target: Target::parse("gpu").unwrap(), level, ..Options::default() }
+}
+
+/// Runs a sample and compares. A GPU may take subnormal numbers for zero, of its operands and of
+/// its results.
+fn check(case: &Case, level: Level) -> Result<(), String> {
+    let env = Env {
+        inputs: case.env.inputs.iter().map(|t| without_subnormals(t, None)).collect(),
+        ..case.env.clone()
+    };
+    let reference = |precision| {
+        let results = evaluate(&case.graph, &env, precision).map_err(|e| e.message)?;
+        Ok::<_, String>(results.outputs)
+    };
+    let (own, exact) = (reference(Precision::Own)?, reference(Precision::F64)?);
+    let got = outputs(&case.graph, &env, options(level))?;
+    let got = got.iter().zip(&own).map(|(g, o)| without_subnormals(g, Some(o))).collect::<Vec<_>>();
+    let case = Case { own, exact, graph: case.graph.clone(), env, ..*case };
+    case.check(&got)
+}
+
+/// Zeros for subnormal numbers; or, beside another tensor, its subnormal numbers for zeros.
+fn without_subnormals(t: &Tensor, beside: Option<&Tensor>) -> Tensor {
+    let mut t = t.clone();
+    match t.dtype() {
+        DType::F32 => flush::<f32>(&mut t, beside, |v| v.is_subnormal(), |v| v * 0.0),
+        DType::F64 => flush::<f64>(&mut t, beside, |v| v.is_subnormal(), |v| v * 0.0),
+        _ => {}
+    }
+    t
+}
+
+fn flush<T: Element + PartialEq + Default>(
+    t: &mut Tensor,
+    beside: Option<&Tensor>,
+    is_subnormal: fn(T) -> bool,
+    zero: fn(T) -> T,
+) {
+    let mut values = t.as_slice::<T>().to_vec();
+    for (i, v) in values.iter_mut().enumerate() {
+        match beside.map(|other| other.as_slice::<T>()[i]) {
+            None if is_subnormal(*v) => *v = zero(*v),
+            Some(other) if is_subnormal(other) && *v == T::default() => *v = other,
+            _ => {}
+        }
+    }
+    *t = Tensor::from_slice(t.shape(), &values);
+}
+
+#[test]
+fn shaders_op_by_op() {
+    if here() {
+        walk("gpu, -O0", |case| check(case, Level::O0));
+    }
+}
+
+#[test]
+fn shaders_fused() {
+    if here() {
+        walk("gpu, -O2", |case| check(case, Level::O2));
+    }
+}
+
+#[test]
+fn random_graphs() {
+    if !here() {
+        return;
+    }
+    for seed in 9000..9040 {
+        let r = random_graph(seed, &Limits::default());
+        let expected = Results { states: vec![], ..r.expected().unwrap() };
+        let ran = outputs(&r.graph, &r.env, options(Level::O2));
+        let got = ran.map(|outputs| Results { outputs, states: vec![] });
+        if let Err(e) = got.and_then(|got| r.check(&expected, &got)) {
+            panic!("seed {seed}: {e}\n{}", print_graph(&r.graph).text);
+        }
+    }
+}
 
 /// The first output on a target, of inputs that are the same everywhere.
 fn output(text: &str, target: &str) -> Tensor {
@@ -24,8 +125,7 @@ fn output(text: &str, target: &str) -> Tensor {
 
 #[test]
 fn models_as_shaders() {
-    if adapters().is_empty() {
-        eprintln!("no GPU adapter: nothing to test");
+    if !here() {
         return;
     }
     let models = [

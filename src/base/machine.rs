@@ -94,6 +94,12 @@ impl Machine {
         Machine { isa, vector_bytes, registers, caches, tiles }
     }
 
+    /// Whether neighbours in the grid run side by side: every element is then a grid point, so that they
+    /// read and write neighbours in memory.
+    pub fn in_step(&self) -> bool {
+        self.isa == Isa::Gpu
+    }
+
     pub fn numerics(&self) -> Numerics {
         match self.isa {
             // Shaders may fuse or not: nothing may depend on it.

@@ -4,13 +4,15 @@ use super::args::{Compile, Global, ModelArg, later};
 use super::load::{self, Missing};
 use super::out;
 use super::report::{Failure, Reporter};
+use super::shaders::Bundle;
 use crate::ir::print::print_graph;
 use crate::kernel;
 use crate::model::Model;
+use crate::target::Kind;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// ir, kernels, clif or asm
+    /// ir, kernels, clif, asm or wgsl
     kind: String,
     #[command(flatten)]
     model: ModelArg,
@@ -21,7 +23,16 @@ pub struct Args {
 pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
     known(&args.kind)?;
     let reporter = Reporter::new(global);
-    let model = load::model(&args.model.model, &args.compile, Missing::Ignore, &reporter)?;
+    // Shaders are for one target alone.
+    let compile = match &args.kind[..] {
+        "wgsl" => &Compile { target: "gpu".into(), ..args.compile.clone() },
+        _ => &args.compile,
+    };
+    let model = load::model(&args.model.model, compile, Missing::Ignore, &reporter)?;
+    if args.kind == "wgsl" && global.json {
+        let (bundle, plan) = (Bundle::of(&model)?, model.plan(&Default::default())?);
+        return out::json(&bundle.json(&plan.program));
+    }
     let text = text(&args.kind, &model)?;
     if global.json {
         return out::json(&serde_json::json!({ "kind": args.kind, "text": text }));
@@ -31,12 +42,10 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
 
 fn known(kind: &str) -> Result<(), Failure> {
     match kind {
-        "ir" | "kernels" | "clif" | "asm" | "dlm" => Ok(()),
-        "obj" | "lib" | "header" | "wgsl" | "web" | "rust" | "onnx" => {
-            Err(later(&format!("`emit {kind}`")))
-        }
+        "ir" | "kernels" | "clif" | "asm" | "wgsl" | "dlm" => Ok(()),
+        "obj" | "lib" | "header" | "web" | "rust" | "onnx" => Err(later(&format!("`emit {kind}`"))),
         _ => Err(Failure::usage(format!("there is no kind `{kind}` to emit"))
-            .help("kinds of text: ir, kernels, clif, asm")),
+            .help("kinds of text: ir, kernels, clif, asm, wgsl")),
     }
 }
 
@@ -51,6 +60,13 @@ pub fn text(kind: &str, model: &Model) -> Result<String, Failure> {
             if kind == "kernels" {
                 return Ok(plan.program.kernels.iter().map(kernel::print::print_kernel).collect());
             }
+            if kind == "wgsl" {
+                if model.options().target.row.kind != Kind::Gpu {
+                    let failure = Failure::usage("`wgsl` is text of the target gpu");
+                    return Err(failure.help("`--target gpu`, or `dlc emit wgsl`"));
+                }
+                return Ok(Bundle::of(model)?.text(&plan.program));
+            }
             machine_text(kind, model, &plan.program.kernels)
         }
     }
@@ -62,7 +78,6 @@ fn machine_text(
     model: &Model,
     kernels: &[kernel::ir::Kernel],
 ) -> Result<String, Failure> {
-    use crate::target::Kind;
     use crate::target::cpu;
     let target = &model.options().target;
     if !matches!(target.row.kind, Kind::Cpu(_) | Kind::Cranelift) {

@@ -23,6 +23,7 @@ mod run;
 mod schema;
 #[cfg(feature = "cpu")]
 mod seal;
+mod shaders;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

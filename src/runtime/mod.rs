@@ -2,12 +2,13 @@
 //!
 //! [`layout`] checks a Program once, so that running it needs no more checks. [`cpu`] runs machine
 //! code in a session whose buffers are bound beforehand; [`interpreter`] runs the same Program
-//! through the kernel interpreter.
+//! through the kernel interpreter. [`dispatch`] says what compute shaders bind; `gpu` runs them.
 
 #[cfg(feature = "cpu")]
 pub mod buffer;
 #[cfg(feature = "cpu")]
 pub mod cpu;
+pub mod dispatch;
 #[cfg(feature = "cpu")]
 mod execute;
 #[cfg(feature = "gpu")]

@@ -55,7 +55,7 @@ impl<'a> Anchored<'a> {
             Stage { body, steps }
         };
         let stages = kept.iter().map(stage).collect();
-        let vector = if across { None } else { axes.len().checked_sub(1) };
+        let vector = axes.len().checked_sub(1).filter(|_| !across && !machine.in_step());
         Anchored { nest, machine, slots, kept, stages, axes, vector }
     }
 
@@ -72,7 +72,7 @@ impl<'a> Anchored<'a> {
         &self.axes[..self.vector.unwrap_or(self.axes.len())]
     }
 
-    /// The axes that the grid should cover: the others are few steps.
+    /// The axes that the grid should cover: the others are few steps, or none.
     pub fn grid(&self) -> &'a [i64] {
         let around = self.around();
         let reduced = |s: &u16| self.nest.stages[*s as usize].reduce.iter().product::<i64>();
@@ -80,7 +80,8 @@ impl<'a> Anchored<'a> {
         let work = |g: usize| {
             self.axes[g..].iter().fold(steps, |work, n| work.saturating_mul((*n).max(1)))
         };
-        let g = (0..around.len()).find(|g| work(*g) <= WORK).unwrap_or(around.len());
+        let most = if self.machine.in_step() { 1 } else { WORK };
+        let g = (0..around.len()).find(|g| work(*g) <= most).unwrap_or(around.len());
         &around[..g]
     }
 

@@ -1,7 +1,7 @@
 //! Pointwise nests: every result has the same axes and nothing is reduced.
 //!
 //! Axes that every access walks through in step become one; the last axis lies in lanes; the grid
-//! covers the outer axes, or chunks of the last one where it is all there is.
+//! covers the outer axes, or chunks of the last one where it is all there is, or every element.
 
 use std::collections::BTreeMap;
 
@@ -104,6 +104,10 @@ impl Pointwise<'_> {
         if extents.is_empty() {
             self.point(b, vec![], (None, 1), &BTreeMap::new());
             return;
+        }
+        if machine.in_step() {
+            let coords = grid_point(b, extents);
+            return self.point(b, coords, (None, 1), &BTreeMap::new());
         }
         let last = self.rank - 1;
         let extent = extents[last];

@@ -389,15 +389,21 @@ fn half_to_f32(b: &mut KernelBuilder, v: Val, from: DType) -> Val {
         let bits = b.op(Op::Shl, &[v, sixteen]);
         return b.bitcast(bits, DType::F32);
     }
-    // The exponent moves by a multiplication, which also normalizes subnormal numbers; infinities
-    // and NaN get the exponent of f32 in full.
+    // The exponent moves by an addition. Subnormal numbers get that of the least normal one and its
+    // implicit bit, which is subtracted again: so nothing here is subnormal as f32, which a GPU and
+    // some settings of a CPU take for zero. Infinities and NaN get the exponent of f32 in full.
     let [magnitude, thirteen, sign, top] = [0x7fff, 13, 0x8000, 0x7c00].map(|c| int(b, v, c));
     let em = b.op(Op::And, &[v, magnitude]);
     let moved = b.op(Op::Shl, &[em, thirteen]);
-    let moved = b.bitcast(moved, DType::F32);
-    let scale = b.number(DType::F32, b.ty(v).lanes(), 2f64.powi(112));
-    let value = b.op(Op::Mul, &[moved, scale]);
-    let value = b.bitcast(value, DType::I32);
+    let [least, rebias, one] = [0x400, 112 << 23, 1 << 23].map(|c| int(b, v, c));
+    let normal = b.op(Op::Add, &[moved, rebias]);
+    let higher = b.op(Op::Add, &[normal, one]);
+    let higher = b.bitcast(higher, DType::F32);
+    let implicit = b.number(DType::F32, b.ty(v).lanes(), 2f64.powi(-14));
+    let subnormal = b.op(Op::Sub, &[higher, implicit]);
+    let subnormal = b.bitcast(subnormal, DType::I32);
+    let is_small = b.op(Op::Lt, &[em, least]);
+    let value = b.op(Op::Select, &[is_small, subnormal, normal]);
     let special = b.op(Op::Ge, &[em, top]);
     let [full, none] = [0x7f80_0000, 0].map(|c| int(b, v, c));
     let full = b.op(Op::Select, &[special, full, none]);

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::ready;
 use crate::base::diag::Diagnostic;
+use crate::runtime::dispatch::Limits;
 use crate::target::wgsl::Features;
 
 /// What is known of an adapter.
@@ -31,7 +32,7 @@ pub struct Device {
     pub adapter: Adapter,
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
-    pub(super) limits: wgpu::Limits,
+    limits: wgpu::Limits,
 }
 
 fn instance() -> wgpu::Instance {
@@ -119,6 +120,20 @@ impl Device {
         let device = Device::open(name)?;
         open.insert(key, device.clone());
         Ok(device)
+    }
+
+    /// What a Program has to keep to.
+    pub fn allowed(&self) -> Limits {
+        let of = &self.limits;
+        Limits {
+            features: self.adapter.features,
+            buffer: of.max_buffer_size,
+            binding: of.max_storage_buffer_binding_size,
+            bindings: of.max_storage_buffers_per_shader_stage,
+            align: of.min_storage_buffer_offset_alignment as u64,
+            uniform_align: of.min_uniform_buffer_offset_alignment as u64,
+            groups: of.max_compute_workgroups_per_dimension,
+        }
     }
 
     /// Runs what makes objects of the device; errors of its validation and memory become messages.

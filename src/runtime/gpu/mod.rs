@@ -1,10 +1,10 @@
 //! Programs on a GPU, through wgpu.
 //!
-//! [`device`] finds and opens an adapter; [`session`] binds a Program's buffers and launches to it. A
-//! run is one command buffer, but where a branch has to see what was computed.
+//! [`device`] finds and opens an adapter; [`session`] binds a Program's buffers and dispatches to it.
 
 pub mod device;
 mod pack;
+mod pipeline;
 pub mod session;
 
 use std::future::Future;

@@ -33,10 +33,14 @@ fn vector(scalar: &str, lanes: u16) -> String {
     }
 }
 
+/// The largest index.
+const MOST_INDEX: i64 = i32::MAX as i64;
+
 /// An element in every lane.
 pub fn literal(of: Ty, lit: Lit) -> String {
     let scalar = match lit.dtype {
-        _ if of == Ty::Index => format!("{}", int(lit)),
+        // Bounds that are none lie far outside of what an index can be.
+        _ if of == Ty::Index => format!("{}", int(lit).clamp(-MOST_INDEX, MOST_INDEX)),
         DType::F32 => float(f32::from_bits(lit.bits as u32)),
         DType::F64 => double(f64::from_bits(lit.bits)),
         DType::I8 | DType::I16 | DType::I32 => match int(lit) {
@@ -103,14 +107,22 @@ pub fn op(op: Op, of: Ty, a: &[String]) -> String {
         }
         Op::Neg => format!("-{}", a[0]),
         Op::Abs => call("abs"),
-        Op::Sqrt => call("sqrt"),
+        // Drivers have something else for -0.
+        Op::Sqrt => {
+            let zero = literal(of, Lit::new(of.dtype(), 0.0));
+            format!("select(sqrt({0}), {0}, {0} == {zero})", a[0])
+        }
         Op::Floor => call("floor"),
         Op::Ceil => call("ceil"),
         Op::Trunc => call("trunc"),
         Op::Round => call("round"),
         Op::Fma => call("fma"),
-        Op::Min => format!("select({1}, {0}, {0} < {1})", a[0], a[1]),
-        Op::Max => format!("select({1}, {0}, {0} > {1})", a[0], a[1]),
+        Op::Min => format!("select({1}, {0}, {0} < {2})", a[0], a[1], kept(of, &a[1])),
+        Op::Max => format!("select({1}, {0}, {0} > {2})", a[0], a[1], kept(of, &a[1])),
+        // Compilers of shaders take what is equal to itself for a number.
+        Op::Ne | Op::Eq if of.dtype().is_float() && !mask && a[0] == a[1] => {
+            not_a_number(of, &a[0], op == Op::Ne)
+        }
         Op::And if mask && scalar => infix("&&"),
         Op::Or if mask && scalar => infix("||"),
         Op::Xor if mask => infix("!="),
@@ -122,6 +134,8 @@ pub fn op(op: Op, of: Ty, a: &[String]) -> String {
         Op::Shl => shift("<<", of, a),
         Op::Shr => shift(">>", of, a),
         Op::Eq => infix("=="),
+        // `!=` of floats is false where one is NaN.
+        Op::Ne if of.dtype().is_float() && !mask => format!("!({})", infix("==")),
         Op::Ne => infix("!="),
         Op::Lt => infix("<"),
         Op::Le => infix("<="),
@@ -139,6 +153,26 @@ pub fn op(op: Op, of: Ty, a: &[String]) -> String {
         | Op::Pow
         | Op::Scale => unreachable!("the legal form has none"),
     }
+}
+
+/// A float that no compiler knows to be the same; anything else as it is. A choice between two floats
+/// by their order would become the `min` of the driver, which drops NaN.
+pub fn kept(of: Ty, a: &str) -> String {
+    if !of.dtype().is_float() {
+        return a.into();
+    }
+    let lanes = if of.lanes() > 1 { of.lanes().to_string() } else { String::new() };
+    format!("keep{lanes}_{}({a})", element(of.dtype()))
+}
+
+/// Whether a float is NaN, or is not.
+fn not_a_number(of: Ty, a: &str, is: bool) -> String {
+    if of.dtype() == DType::F64 {
+        return format!("{}({a} == {})", if is { "!" } else { "" }, kept(of, a));
+    }
+    let bits = vector("u32", of.lanes());
+    let sign = if is { ">" } else { "<=" };
+    format!("(bitcast<{bits}>({a}) & {bits}(0x7fffffffu)) {sign} {bits}(0x7f800000u)")
 }
 
 fn integer_division(name: &str, of: Ty, a: &[String]) -> String {
@@ -217,8 +251,11 @@ fn convert(to: Ty, from: Ty, a: &str) -> String {
         let [zero, one] = [0.0, 1.0].map(|v| literal(to, Lit::new(d, v)));
         return format!("select({zero}, {one}, {a})");
     }
+    if to == Ty::Index && from != Ty::Index {
+        return index(s, a);
+    }
     if d == DType::Bool {
-        return format!("{a} != {}", literal(from, Lit::int(s, 0)));
+        return format!("!({a} == {})", literal(from, Lit::int(s, 0)));
     }
     if s.is_float() && d.is_int() {
         return match (element(s), element(d), to.lanes()) {
@@ -241,7 +278,24 @@ fn convert(to: Ty, from: Ty, a: &str) -> String {
             let most = (1u32 << (8 * d.bytes())) - 1;
             format!("{name}({a}) & {name}({most}u)")
         }
+        // The source's sign decides what the new bits are, not that of the result.
+        DType::U64 if s.is_signed_int() && s != DType::I64 => {
+            format!("bitcast<{name}>({}({a}))", vector("i64", to.lanes()))
+        }
+        DType::I64 if s.is_unsigned_int() && s != DType::U64 && to != Ty::Index => {
+            format!("bitcast<{name}>({}({a}))", vector("u64", to.lanes()))
+        }
         _ => format!("{name}({a})"),
+    }
+}
+
+/// The nearest index.
+fn index(from: DType, a: &str) -> String {
+    match element(from) {
+        "i64" => format!("i32(clamp({a}, {}li, {MOST_INDEX}li))", -MOST_INDEX),
+        "u64" => format!("i32(min({a}, {MOST_INDEX}lu))"),
+        "u32" => format!("i32(min({a}, {MOST_INDEX}u))"),
+        _ => format!("i32({a})"),
     }
 }
 

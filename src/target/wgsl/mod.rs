@@ -112,7 +112,7 @@ pub fn shader(kernel: &Kernel, features: Features) -> Result<Shader, Refused> {
         vectors - 1
     );
     if features.float64 {
-        out.push_str(HELPERS_F64);
+        out.push_str(if features.int64 { HELPERS_F64 } else { HELPERS_F64_ALONE });
     }
     stmt::function(kernel, out);
     let points = kernel.grid_points();
@@ -165,8 +165,14 @@ fn supported(kernel: &Kernel, dtype: DType, features: Features) -> Result<(), Re
     }
 }
 
-/// Compilers of shaders take `(a + b) - b` for `a`; what passes here is a sum of its own to them.
+/// Compilers of shaders take `(a + b) - b` for `a`; what passes here is a value of its own to them.
 const HELPERS_F64: &str = "\
+fn keep_f64(x: f64) -> f64 { return bitcast<f64>(bitcast<i64>(x) ^ i64(zero())); }
+fn keep2_f64(x: vec2<f64>) -> vec2<f64> { return vec2<f64>(keep_f64(x.x), keep_f64(x.y)); }
+";
+
+/// The same where there are no integers as wide.
+const HELPERS_F64_ALONE: &str = "\
 fn keep_f64(x: f64) -> f64 { return x + f64(zero()); }
 fn keep2_f64(x: vec2<f64>) -> vec2<f64> { return x + vec2<f64>(f64(zero())); }
 ";
@@ -197,7 +203,7 @@ fn rem_u32(a: u32, b: u32) -> u32 {
   return a % b;
 }
 fn i32_of(x: f32) -> i32 {
-  if (x != x) { return 0; }
+  if ((bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u) { return 0; }
   if (x >= 2147483648.0) { return 2147483647; }
   if (x < -2147483648.0) { return -2147483647 - 1; }
   return i32(x);

@@ -140,9 +140,7 @@ impl Printer<'_> {
         if let [a, b] = *terms {
             for (i, (sum, other)) in [(a, b), (b, a)].into_iter().enumerate() {
                 if self.sums.get(&sum).is_some_and(|terms| terms.contains(&other)) {
-                    let lanes = if of.lanes() > 1 { of.lanes().to_string() } else { "".into() };
-                    let element = expr::element(of.dtype());
-                    names[i] = format!("keep{lanes}_{element}({})", names[i]);
+                    names[i] = expr::kept(of, &names[i]);
                 }
             }
         }

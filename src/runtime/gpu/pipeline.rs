@@ -1,0 +1,63 @@
+//! Shaders compiled for a device.
+
+use super::device::Device;
+use super::session::error;
+use crate::base::diag::Diagnostic;
+use crate::runtime::dispatch::Prepared;
+use crate::target::wgsl::Binding;
+
+pub struct Pipeline {
+    pub pipeline: wgpu::ComputePipeline,
+    pub layout: wgpu::BindGroupLayout,
+}
+
+impl Pipeline {
+    /// E0864 where the driver refuses the shader.
+    pub fn new(
+        device: &Device,
+        Prepared { shader, .. }: &Prepared,
+    ) -> Result<Pipeline, Box<Diagnostic>> {
+        let entry = |(i, binding): (usize, &Binding)| wgpu::BindGroupLayoutEntry {
+            binding: i as u32,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer {
+                ty: match binding {
+                    Binding::Bases => wgpu::BufferBindingType::Uniform,
+                    Binding::Param(_) | Binding::Scratch { .. } => {
+                        wgpu::BufferBindingType::Storage { read_only: false }
+                    }
+                },
+                has_dynamic_offset: false,
+                min_binding_size: None,
+            },
+            count: None,
+        };
+        let entries: Vec<_> = shader.bindings.iter().enumerate().map(entry).collect();
+        let (wgpu, label) = (&device.device, Some(&shader.name[..]));
+        let made = device.checked(|| {
+            let layout = wgpu.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+                label,
+                entries: &entries,
+            });
+            let of = wgpu.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label,
+                bind_group_layouts: &[Some(&layout)],
+                ..wgpu::PipelineLayoutDescriptor::default()
+            });
+            let module = wgpu.create_shader_module(wgpu::ShaderModuleDescriptor {
+                label,
+                source: wgpu::ShaderSource::Wgsl(shader.source.as_str().into()),
+            });
+            let pipeline = wgpu.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label,
+                layout: Some(&of),
+                module: &module,
+                entry_point: Some("main"),
+                compilation_options: wgpu::PipelineCompilationOptions::default(),
+                cache: None,
+            });
+            Pipeline { pipeline, layout }
+        });
+        made.map_err(|e| error("E0864", format!("the shader of `{}`: {e}", shader.name)))
+    }
+}
