@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use dlc::base::{Bindings, Symbol, Tensor, TensorType};
 use dlc::front::{self, LoadOptions, Loaded, Lowered};
 use dlc::import::{Weights, npy, read_file, safetensors, value};
+use dlc::ir::Graph;
 use dlc::ir::compare::allclose;
 use dlc::model::{Model, Options};
 use dlc::target::Target;
@@ -46,10 +47,8 @@ fn runs_on_the_cpu() {
 #[test]
 fn untrained_networks_have_their_sizes() {
     let mut seen = 0;
-    for (folder, file) in expectations() {
-        let Some(name) = file["random"]["model"].as_str() else { continue };
+    for (name, graph, file) in untrained() {
         seen += 1;
-        let graph = lowered(&folder, name).graph;
         let size = |ty: &TensorType| ty.shape.concrete().expect("bound").iter().product::<usize>();
         let trained = graph.params.iter().map(|id| graph.node(*id)).filter(|node| {
             let path = node.op.str("name");
@@ -58,10 +57,6 @@ fn untrained_networks_have_their_sizes() {
         let count: usize = trained.map(|node| size(&node.results[0])).sum();
         assert_eq!(count as u64, file["trained_parameters"].as_u64().expect("a number"), "{name}");
 
-        let dims = file["random"]["dims"].as_object().expect("dimensions by name");
-        let dims: Bindings =
-            dims.iter().map(|(n, v)| (Symbol::new(n), v.as_i64().expect("an extent"))).collect();
-        let graph = graph.bind(&dims).expect("the dimensions fit");
         for output in &graph.outputs {
             let want = &file["output_shapes"][&*output.name];
             let got = graph.ty(output.value).shape.concrete().expect("bound");
@@ -71,8 +66,20 @@ fn untrained_networks_have_their_sizes() {
     assert!(seen > 1, "examples without weights are there");
 }
 
+/// Names, graphs and expectations of the networks whose weights come from a seed.
+pub fn untrained() -> impl Iterator<Item = (String, Graph, Json)> {
+    expectations().into_iter().filter_map(|(folder, file)| {
+        let name = file["random"]["model"].as_str()?.to_string();
+        let dims = file["random"]["dims"].as_object().expect("dimensions by name");
+        let dims: Bindings =
+            dims.iter().map(|(n, v)| (Symbol::new(n), v.as_i64().expect("an extent"))).collect();
+        let graph = lowered(&folder, &name).graph.bind(&dims).expect("the dimensions fit");
+        Some((name, graph, file))
+    })
+}
+
 /// All runs of the examples whose folder is wanted, on one target.
-fn every_run(target: &str, wanted: &dyn Fn(&Path) -> bool) {
+pub fn every_run(target: &str, wanted: &dyn Fn(&Path) -> bool) {
     let (mut failures, mut runs) = (vec![], 0);
     for (folder, file) in expectations().into_iter().filter(|(folder, _)| wanted(folder)) {
         for run in list(&file["runs"]) {

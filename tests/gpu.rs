@@ -4,6 +4,8 @@
 
 use dlc::base::tensor::Element;
 use dlc::base::{DType, Tensor};
+use dlc::ir::Graph;
+use dlc::ir::compare::allclose;
 use dlc::ir::eval::{Env, Precision, Results, evaluate};
 use dlc::ir::op::walk::Case;
 use dlc::ir::print::print_graph;
@@ -13,6 +15,7 @@ use dlc::pipeline::Level;
 use dlc::runtime::gpu::device::adapters;
 use dlc::target::Target;
 
+use crate::examples::{every_run, untrained};
 use crate::ops::walk;
 use crate::targets::outputs;
 
@@ -107,11 +110,10 @@ fn random_graphs() {
 }
 
 /// The first output on a target, of inputs that are the same everywhere.
-fn output(text: &str, target: &str) -> Tensor {
+fn output(graph: &Graph, target: &str) -> Tensor {
     let options = Options { target: Target::parse(target).unwrap(), ..Options::default() };
-    let graph = dlc::compile(text, &options).unwrap().graph().unwrap().clone();
-    let weights = random_weights(&graph, 3).unwrap();
-    let model = Model::new(graph, weights, options, &mut |_, _| {}).unwrap();
+    let weights = random_weights(graph, 3).unwrap();
+    let model = Model::new(graph.clone(), weights, options, &mut |_, _| {}).unwrap();
     let mut session = model.session().unwrap();
     for (i, (_, ty)) in model.inputs().iter().enumerate() {
         let shape = ty.shape.concrete().unwrap();
@@ -121,6 +123,19 @@ fn output(text: &str, target: &str) -> Tensor {
     }
     session.run().unwrap();
     session.output(0)
+}
+
+#[test]
+fn examples() {
+    if !here() {
+        return;
+    }
+    every_run("gpu", &|_| true);
+    for (name, graph, _) in untrained() {
+        let (got, want) = (output(&graph, "gpu"), output(&graph, "cpu"));
+        let near = allclose(&got, &want, 1e-4, 1e-5);
+        assert!(near.is_ok(), "{name}: {near:?}");
+    }
 }
 
 #[test]
@@ -141,8 +156,9 @@ fn models_as_shaders() {
         ("rows", "model m(x: f32[9, 130]) { return layer_norm(tanh(x) + exp(x)) as n }"),
     ];
     for (name, text) in models {
-        let (got, want) = (output(text, "gpu"), output(text, "reference"));
-        let near = dlc::ir::compare::allclose(&got, &want, 2e-5, 1e-5);
+        let graph = dlc::compile(text, &Options::default()).unwrap().graph().unwrap().clone();
+        let (got, want) = (output(&graph, "gpu"), output(&graph, "reference"));
+        let near = allclose(&got, &want, 2e-5, 1e-5);
         assert!(near.is_ok(), "{name}: {near:?}");
     }
 }

@@ -108,13 +108,18 @@ pub fn shader(kernel: &Kernel, features: Features) -> Result<Shader, Refused> {
         "@group(0) @binding({at}) var<uniform> bases: array<vec4<i32>, {vectors}>;\n\
          // Infinities and NaN are no constants of the language.\n\
          var<private> bits: u32 = 0u;\n\
-         fn zero() -> i32 {{ return bases[{}].x; }}\n{HELPERS}",
+         fn zero() -> i32 {{ return bases[{}].x; }}",
         vectors - 1
     );
-    if features.float64 {
-        out.push_str(if features.int64 { HELPERS_F64 } else { HELPERS_F64_ALONE });
+    let mut function = String::new();
+    stmt::function(kernel, &mut function);
+    let float64 = if features.int64 { HELPERS_F64 } else { HELPERS_F64_ALONE };
+    for (name, text) in float64.iter().chain(HELPERS) {
+        if function.contains(&format!("{name}(")) {
+            out.push_str(text);
+        }
     }
-    stmt::function(kernel, out);
+    out.push_str(&function);
     let points = kernel.grid_points();
     Ok(Shader { name: kernel.name.clone(), source, bindings, points })
 }
@@ -165,52 +170,109 @@ fn supported(kernel: &Kernel, dtype: DType, features: Features) -> Result<(), Re
     }
 }
 
+/// A function that shaders call: its name and its text.
+type Helper = (&'static str, &'static str);
+
 /// Compilers of shaders take `(a + b) - b` for `a`; what passes here is a value of its own to them.
-const HELPERS_F64: &str = "\
-fn keep_f64(x: f64) -> f64 { return bitcast<f64>(bitcast<i64>(x) ^ i64(zero())); }
-fn keep2_f64(x: vec2<f64>) -> vec2<f64> { return vec2<f64>(keep_f64(x.x), keep_f64(x.y)); }
-";
+const HELPERS_F64: &[Helper] = &[
+    (
+        "keep_f64",
+        "fn keep_f64(x: f64) -> f64 { return bitcast<f64>(bitcast<i64>(x) ^ i64(zero())); }\n",
+    ),
+    (
+        "keep2_f64",
+        "fn keep2_f64(x: vec2<f64>) -> vec2<f64> {
+  return bitcast<vec2<f64>>(bitcast<vec2<i64>>(x) ^ vec2<i64>(i64(zero())));
+}
+",
+    ),
+];
 
 /// The same where there are no integers as wide.
-const HELPERS_F64_ALONE: &str = "\
-fn keep_f64(x: f64) -> f64 { return x + f64(zero()); }
-fn keep2_f64(x: vec2<f64>) -> vec2<f64> { return x + vec2<f64>(f64(zero())); }
-";
+const HELPERS_F64_ALONE: &[Helper] = &[
+    ("keep_f64", "fn keep_f64(x: f64) -> f64 { return x + f64(zero()); }\n"),
+    (
+        "keep2_f64",
+        "fn keep2_f64(x: vec2<f64>) -> vec2<f64> { return x + vec2<f64>(f64(zero())); }\n",
+    ),
+];
 
-/// Integer division as the kernel IR has it: indices round down, by zero gives 0.
-const HELPERS: &str = "\
-fn keep_f32(x: f32) -> f32 { return bitcast<f32>(bitcast<i32>(x) ^ zero()); }
-fn keep4_f32(x: vec4<f32>) -> vec4<f32> {
+/// Integer division is as the kernel IR has it: indices round down, by zero gives 0.
+const HELPERS: &[Helper] = &[
+    ("keep_f32", "fn keep_f32(x: f32) -> f32 { return bitcast<f32>(bitcast<i32>(x) ^ zero()); }\n"),
+    (
+        "keep4_f32",
+        "fn keep4_f32(x: vec4<f32>) -> vec4<f32> {
   return bitcast<vec4<f32>>(bitcast<vec4<i32>>(x) ^ vec4<i32>(zero()));
 }
-fn index_div(a: i32, b: i32) -> i32 { let q = a / b; return select(q, q - 1, a - q * b < 0); }
-fn index_rem(a: i32, b: i32) -> i32 { let r = a % b; return select(r, r + b, r < 0); }
-fn div_i32(a: i32, b: i32) -> i32 {
+",
+    ),
+    (
+        "index_div",
+        "fn index_div(a: i32, b: i32) -> i32 {
+  let q = a / b;
+  return select(q, q - 1, a - q * b < 0);
+}
+",
+    ),
+    (
+        "index_rem",
+        "fn index_rem(a: i32, b: i32) -> i32 {
+  let r = a % b;
+  return select(r, r + b, r < 0);
+}
+",
+    ),
+    (
+        "div_i32",
+        "fn div_i32(a: i32, b: i32) -> i32 {
   if (b == 0) { return 0; }
   if (b == -1) { return -a; }
   return a / b;
 }
-fn rem_i32(a: i32, b: i32) -> i32 {
+",
+    ),
+    (
+        "rem_i32",
+        "fn rem_i32(a: i32, b: i32) -> i32 {
   if (b == 0 || b == -1) { return 0; }
   return a % b;
 }
-fn div_u32(a: u32, b: u32) -> u32 {
+",
+    ),
+    (
+        "div_u32",
+        "fn div_u32(a: u32, b: u32) -> u32 {
   if (b == 0u) { return 0u; }
   return a / b;
 }
-fn rem_u32(a: u32, b: u32) -> u32 {
+",
+    ),
+    (
+        "rem_u32",
+        "fn rem_u32(a: u32, b: u32) -> u32 {
   if (b == 0u) { return 0u; }
   return a % b;
 }
-fn i32_of(x: f32) -> i32 {
+",
+    ),
+    (
+        "i32_of",
+        "fn i32_of(x: f32) -> i32 {
   if ((bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u) { return 0; }
   if (x >= 2147483648.0) { return 2147483647; }
   if (x < -2147483648.0) { return -2147483647 - 1; }
   return i32(x);
 }
-fn u32_of(x: f32) -> u32 {
+",
+    ),
+    (
+        "u32_of",
+        "fn u32_of(x: f32) -> u32 {
   if (!(x > 0.0)) { return 0u; }
   if (x >= 4294967296.0) { return 4294967295u; }
   return u32(x);
 }
-";
+",
+    ),
+];
