@@ -37,6 +37,10 @@ impl Lowering<'_> {
                     || roots[s].len() > 1 && costs[s] >= 4 && stage.axes.len() > row.len());
             if keepable {
                 self.nest.stages[s].keep = Keep::Row;
+                // Axes of the same extents are not yet the same axes.
+                if self.row_axes().len() < row.len() {
+                    self.nest.stages[s].keep = Keep::Inline;
+                }
             }
             let stage = &self.nest.stages[s];
             let through = match stage.keep {
