@@ -162,3 +162,24 @@ fn models_as_shaders() {
         assert!(near.is_ok(), "{name}: {near:?}");
     }
 }
+
+/// Error scopes of the device are a thread's own.
+#[test]
+fn two_threads_share_a_device() {
+    if !here() {
+        return;
+    }
+    let text = "model m(x: f32[9, 130]) { return layer_norm(tanh(x) + exp(x)) as n |> softmax }";
+    let graph = dlc::compile(text, &Options::default()).unwrap().graph().unwrap().clone();
+    let want = output(&graph, "reference");
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..8 {
+                    let near = allclose(&output(&graph, "gpu"), &want, 2e-5, 1e-5);
+                    assert!(near.is_ok(), "{near:?}");
+                }
+            });
+        }
+    });
+}
