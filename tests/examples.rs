@@ -78,6 +78,28 @@ pub fn untrained() -> impl Iterator<Item = (String, Graph, Json)> {
     })
 }
 
+/// Names and graphs of all other examples, with the dimensions of their runs.
+pub fn trained() -> Vec<(String, Graph)> {
+    let mut found = BTreeMap::new();
+    for (folder, file) in expectations() {
+        for run in list(&file["runs"]) {
+            let name = text(&run["model"]);
+            let first = run["steps"].as_array().map_or(run, |steps| &steps[0]);
+            let graph = lowered(&folder, name).graph;
+            let shape = |id: &dlc::ir::NodeId| {
+                let (node, inputs) = (graph.node(*id), &first["inputs"]);
+                let value = &inputs[node.op.str("name")];
+                let given = given(&folder, value, Some(&node.results[0])).expect("a value");
+                given.shape().to_vec()
+            };
+            let shapes: Vec<Vec<usize>> = graph.inputs.iter().map(shape).collect();
+            let dims = dlc::ir::bind::solve(&graph, &shapes, &Bindings::new()).expect("they fit");
+            found.insert(name.to_string(), graph.bind(&dims).expect("the dimensions fit"));
+        }
+    }
+    found.into_iter().collect()
+}
+
 /// All runs of the examples whose folder is wanted, on one target.
 pub fn every_run(target: &str, wanted: &dyn Fn(&Path) -> bool) {
     let (mut failures, mut runs) = (vec![], 0);

@@ -25,6 +25,8 @@ mod random_shapes;
 mod sealed;
 #[cfg(feature = "cpu")]
 mod session;
+#[cfg(feature = "gpu")]
+mod shaders;
 mod shapes;
 mod targets;
 #[cfg(feature = "cpu")]

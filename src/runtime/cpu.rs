@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::buffer::RawBytes;
 use super::execute::{Action, Hook, Machine, Observed, Plain, Share, Timed};
-use super::layout::{Flat, Layout, Memory, byte_len};
+use super::layout::{Flat, Layout, Memory, byte_len, check_values};
 use super::pool::{Pool, Sleepers};
 use super::{RunError, check_len, tensor_of};
 use crate::base::Tensor;
@@ -33,6 +33,7 @@ impl Executable {
     ) -> Result<Executable, RunError> {
         let kernel = |e: &dyn std::fmt::Display| RunError::Kernel(e.to_string());
         target.check_runs_here().map_err(|e| kernel(&e.message))?;
+        check_values(&program)?;
         let layout = Layout::of(&program)?;
         let code = cpu::compile(&program.kernels, target, options).map_err(|e| match e {
             CodegenError::Memory(_) => RunError::Code(e.to_string()),
@@ -53,6 +54,7 @@ impl Executable {
         functions: &[&[u8]],
         align: u64,
     ) -> Result<Executable, RunError> {
+        check_values(&program)?;
         let layout = Layout::of(&program)?;
         if functions.len() != program.kernels.len() {
             return Err(RunError::Program("kernels and their functions differ".into()));

@@ -1,6 +1,6 @@
 //! A Program as dispatches of compute shaders.
 //!
-//! In: a Program, and what an adapter allows. Out: [`Dispatches`]: shaders, the memories of a session,
+//! In: a Program, whose constants need no values, and what an adapter allows. Out: [`Dispatches`]: shaders, the memories of a session,
 //! and what each dispatch of a run binds, repeats written out. It is plain data: `gpu` executes it, and
 //! `dlc emit wgsl --json` prints it.
 //!

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::RunError;
-use super::layout::{Flat, Layout, Memory, byte_len};
+use super::layout::{Flat, Layout, Memory, byte_len, check_values};
 use crate::base::Tensor;
 use crate::kernel::eval::{self, Slice};
 use crate::kernel::ir::Access;
@@ -23,6 +23,7 @@ pub struct Interpreter {
 impl Interpreter {
     /// State starts as zeros.
     pub fn new(program: Arc<Program>) -> Result<Interpreter, RunError> {
+        check_values(&program)?;
         let layout = Layout::of(&program)?;
         let ports = [&program.inputs, &program.outputs, &program.states].into_iter().flatten();
         let mut memories = vec![zeros(program.arena_bytes, "the arena")?];

@@ -99,7 +99,11 @@ fn check_ports(program: &Program) -> Result<(), RunError> {
     of_class(&program.inputs, Place::Input)?;
     of_class(&program.outputs, Place::Output)?;
     of_class(&program.states, Place::State)?;
-    of_class(&program.consts, Place::Const)?;
+    of_class(&program.consts, Place::Const)
+}
+
+/// Whether a program that is to run has a value for each constant.
+pub fn check_values(program: &Program) -> Result<(), RunError> {
     let values = &program.const_values;
     let fits = values.len() == program.consts.len()
         && values

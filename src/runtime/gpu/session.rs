@@ -13,6 +13,7 @@ use super::pipeline::Pipeline;
 use crate::base::diag::Diagnostic;
 use crate::base::{DType, Tensor};
 use crate::runtime::dispatch::{Action, Bound, Dispatch, Dispatches, bases_stride, port_bytes};
+use crate::runtime::layout::check_values;
 use crate::runtime::{check_len, tensor_of};
 use crate::schedule::program::{KernelId, Port, Program};
 use crate::target::wgsl::{Binding, base_vectors};
@@ -45,6 +46,7 @@ pub(super) fn error(code: &'static str, message: impl Into<String>) -> Box<Diagn
 
 impl Compiled {
     pub fn new(program: Arc<Program>, device: Arc<Device>) -> Result<Compiled, Box<Diagnostic>> {
+        check_values(&program).map_err(|e| Box::new(e.diagnostic()))?;
         let dispatches = Dispatches::of(&program, &device.allowed())?;
         let mut pipelines = BTreeMap::new();
         for (kernel, prepared) in &dispatches.shaders {
