@@ -6,7 +6,7 @@
 //! let mut session = model.session()?;
 //! session.set_input(0, &dlc::Tensor::from_slice(&[4], &[1.0f32, 2.0, 3.0, 4.0]))?;
 //! session.run()?;
-//! println!("{:?}", session.output(0));
+//! println!("{:?}", session.output(0)?);
 //! # Ok::<(), dlc::Diagnostics>(())
 //! ```
 //!

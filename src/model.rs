@@ -369,7 +369,7 @@ impl Model {
         }
         run(&mut session)?;
         let names = self.outputs().into_iter().map(|(name, _)| name);
-        Ok(names.enumerate().map(|(i, name)| (name, session.output(i))).collect())
+        names.enumerate().map(|(i, name)| Ok((name, session.output(i)?))).collect()
     }
 }
 

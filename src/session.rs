@@ -1,9 +1,10 @@
 //! One caller's buffers: inputs, outputs and states of a model that runs again and again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::base::Tensor;
 use crate::base::diag::Diagnostic;
+use crate::base::{Tensor, TensorType};
 use crate::import::Weights;
 use crate::ir::eval::{Env, Precision, evaluate};
 use crate::ir::graph::Graph;
@@ -15,8 +16,7 @@ use crate::runtime::gpu;
 use crate::runtime::interpreter::Interpreter;
 #[cfg(feature = "cpu")]
 use crate::runtime::{cpu, pool::Pool};
-#[cfg(feature = "gpu")]
-use crate::schedule::program::Port;
+use crate::schedule::program::LaunchId;
 use crate::target::Kind;
 
 /// Bound to one plan; `run` allocates nothing on the `cpu` targets.
@@ -24,6 +24,9 @@ pub struct Session {
     engine: Engine,
     /// Initial values of the states.
     initial: Vec<Tensor>,
+    /// Types of the inputs and outputs.
+    inputs: Vec<TensorType>,
+    outputs: Vec<TensorType>,
 }
 
 enum Engine {
@@ -31,16 +34,8 @@ enum Engine {
     Cpu(cpu::Session),
     Interpreter(Interpreter),
     #[cfg(feature = "gpu")]
-    Gpu(Gpu),
+    Gpu(gpu::session::Session),
     Reference(Reference),
-}
-
-/// A session on a device, and what its last run left.
-#[cfg(feature = "gpu")]
-struct Gpu {
-    session: gpu::session::Session,
-    outputs: Vec<Tensor>,
-    states: Vec<Tensor>,
 }
 
 /// The reference evaluator behind the same interface.
@@ -65,7 +60,7 @@ impl Session {
             }
             Kind::Cpu(_) | Kind::Cranelift => cpu_engine(plan, weights, options)?,
             #[cfg(feature = "gpu")]
-            Kind::Gpu => Engine::Gpu(Gpu::new(plan, weights, options)?),
+            Kind::Gpu => gpu_engine(plan, weights, options)?,
             #[cfg(not(feature = "gpu"))]
             Kind::Gpu => unreachable!("the table has it only with that part"),
             Kind::Later => {
@@ -73,7 +68,7 @@ impl Session {
                 return Err(Diagnostic::error("E0802", None, message).into());
             }
         };
-        Session::starting_from(engine, initial)
+        Session::starting_from(engine, initial, &plan.bound)
     }
 
     /// A session for code that is there already; `source` says how its states begin.
@@ -84,11 +79,17 @@ impl Session {
         options: &Options,
     ) -> Result<Session, Diagnostics> {
         let initial = initial_states(source, options.seed)?;
-        Session::starting_from(engine_on(executable, options)?, initial)
+        Session::starting_from(engine_on(executable, options)?, initial, source)
     }
 
-    fn starting_from(engine: Engine, initial: Vec<Tensor>) -> Result<Session, Diagnostics> {
-        let mut session = Session { engine, initial };
+    fn starting_from(
+        engine: Engine,
+        initial: Vec<Tensor>,
+        graph: &Graph,
+    ) -> Result<Session, Diagnostics> {
+        let inputs = graph.inputs.iter().map(|id| graph.node(*id).results[0].clone()).collect();
+        let outputs = graph.outputs.iter().map(|o| graph.ty(o.value).clone()).collect();
+        let mut session = Session { engine, initial, inputs, outputs };
         session.reset()?;
         Ok(session)
     }
@@ -102,9 +103,7 @@ impl Session {
                 s.set_input(i, value.bytes()).map_err(|e| e.diagnostic().into())
             }
             #[cfg(feature = "gpu")]
-            Engine::Gpu(g) => {
-                g.session.set_input(i, value.bytes()).map_err(|e| Diagnostics::from(*e))
-            }
+            Engine::Gpu(s) => s.set_input(i, value.bytes()).map_err(|e| Diagnostics::from(*e)),
             Engine::Reference(r) => {
                 r.env.inputs[i] = value.clone();
                 Ok(())
@@ -123,7 +122,7 @@ impl Session {
         }
     }
 
-    /// Runs once. States move on.
+    /// Runs once. States move on. A GPU may still be computing when this returns: see [`Session::wait`].
     pub fn run(&mut self) -> Result<(), Diagnostics> {
         match &mut self.engine {
             #[cfg(feature = "cpu")]
@@ -133,32 +132,97 @@ impl Session {
             }
             Engine::Interpreter(s) => s.run().map_err(|e| e.diagnostic().into()),
             #[cfg(feature = "gpu")]
-            Engine::Gpu(g) => g.run(),
+            Engine::Gpu(s) => s.run().map_err(|e| Diagnostics::from(*e)),
             Engine::Reference(r) => r.run(),
         }
     }
 
-    /// A copy of an output.
-    pub fn output(&self, i: usize) -> Tensor {
-        match &self.engine {
-            #[cfg(feature = "cpu")]
-            Engine::Cpu(s) => s.output_tensor(i),
-            Engine::Interpreter(s) => s.output_tensor(i),
+    /// Returns when all runs are computed; reading an output or a state waits as well. Only a GPU computes
+    /// while its caller goes on.
+    pub fn wait(&mut self) -> Result<(), Diagnostics> {
+        match &mut self.engine {
             #[cfg(feature = "gpu")]
-            Engine::Gpu(g) => g.outputs[i].clone(),
-            Engine::Reference(r) => r.outputs[i].clone(),
+            Engine::Gpu(s) => s.wait().map_err(|e| Diagnostics::from(*e)),
+            #[cfg(feature = "cpu")]
+            Engine::Cpu(_) => Ok(()),
+            Engine::Interpreter(_) | Engine::Reference(_) => Ok(()),
         }
     }
 
-    /// A copy of a state.
-    pub fn state(&self, i: usize) -> Tensor {
+    /// Runs once; `times` then has how long each launch took, in the order of execution: nothing on engines
+    /// that time no launches.
+    pub fn run_timed(&mut self, times: &mut Vec<(LaunchId, Duration)>) -> Result<(), Diagnostics> {
+        times.clear();
+        match &mut self.engine {
+            #[cfg(feature = "cpu")]
+            Engine::Cpu(s) => {
+                s.run_timed(times);
+                Ok(())
+            }
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(s) => s.run_timed(times).map_err(|e| Diagnostics::from(*e)),
+            Engine::Interpreter(_) | Engine::Reference(_) => self.run(),
+        }
+    }
+
+    /// What the last run cost its caller for each launch until the device had them all, on a GPU.
+    pub fn launch_overhead(&self) -> Option<Duration> {
+        match &self.engine {
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(s) => s.launch_overhead(),
+            #[cfg(feature = "cpu")]
+            Engine::Cpu(_) => None,
+            Engine::Interpreter(_) | Engine::Reference(_) => None,
+        }
+    }
+
+    /// Makes an output of the last run an input of the next one. On a GPU the values do not leave it. E0874
+    /// where their types differ.
+    pub fn carry(&mut self, output: usize, input: usize) -> Result<(), Diagnostics> {
+        match (self.outputs.get(output), self.inputs.get(input)) {
+            (Some(from), Some(to)) if from == to => {}
+            (Some(from), Some(to)) => {
+                let message = format!("output {output} is {from}, input {input} takes {to}");
+                return Err(Diagnostic::error("E0874", None, message).into());
+            }
+            (from, _) => {
+                let (what, i) = if from.is_none() { ("output", output) } else { ("input", input) };
+                let message = format!("the model has no {what} {i}");
+                return Err(Diagnostic::error("E0874", None, message).into());
+            }
+        }
+        match &mut self.engine {
+            #[cfg(feature = "cpu")]
+            Engine::Cpu(s) => s.carry(output, input),
+            Engine::Interpreter(s) => s.carry(output, input),
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(s) => s.carry(output, input),
+            Engine::Reference(r) => r.env.inputs[input] = r.outputs[output].clone(),
+        }
+        Ok(())
+    }
+
+    /// A copy of an output. On a GPU this waits for the last run.
+    pub fn output(&self, i: usize) -> Result<Tensor, Diagnostics> {
         match &self.engine {
             #[cfg(feature = "cpu")]
-            Engine::Cpu(s) => s.state_tensor(i),
-            Engine::Interpreter(s) => s.state_tensor(i),
+            Engine::Cpu(s) => Ok(s.output_tensor(i)),
+            Engine::Interpreter(s) => Ok(s.output_tensor(i)),
             #[cfg(feature = "gpu")]
-            Engine::Gpu(g) => g.states[i].clone(),
-            Engine::Reference(r) => r.env.states[i].clone(),
+            Engine::Gpu(s) => s.output_tensor(i).map_err(|e| Diagnostics::from(*e)),
+            Engine::Reference(r) => Ok(r.outputs[i].clone()),
+        }
+    }
+
+    /// A copy of a state. On a GPU this waits for the last run.
+    pub fn state(&self, i: usize) -> Result<Tensor, Diagnostics> {
+        match &self.engine {
+            #[cfg(feature = "cpu")]
+            Engine::Cpu(s) => Ok(s.state_tensor(i)),
+            Engine::Interpreter(s) => Ok(s.state_tensor(i)),
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(s) => s.state_tensor(i).map_err(|e| Diagnostics::from(*e)),
+            Engine::Reference(r) => Ok(r.env.states[i].clone()),
         }
     }
 
@@ -171,10 +235,7 @@ impl Session {
                 s.set_state(i, value.bytes()).map_err(|e| e.diagnostic().into())
             }
             #[cfg(feature = "gpu")]
-            Engine::Gpu(g) => {
-                g.states[i] = value.clone();
-                g.session.set_state(i, value.bytes()).map_err(|e| Diagnostics::from(*e))
-            }
+            Engine::Gpu(s) => s.set_state(i, value.bytes()).map_err(|e| Diagnostics::from(*e)),
             Engine::Reference(r) => {
                 r.env.states[i] = value.clone();
                 Ok(())
@@ -232,37 +293,13 @@ pub fn initial_states(graph: &Graph, seed: u64) -> Result<Vec<Tensor>, Diagnosti
 }
 
 #[cfg(feature = "gpu")]
-impl Gpu {
-    fn new(plan: &Plan, weights: &Weights, options: &Options) -> Result<Gpu, Diagnostics> {
-        let device = gpu::device::Device::shared(options.adapter.as_deref())
-            .map_err(|e| Diagnostics::from(*e))?;
-        let program = plan.ready(weights)?;
-        let compiled = gpu::session::Compiled::new(program.clone(), device);
-        let compiled = Arc::new(compiled.map_err(|e| Diagnostics::from(*e))?);
-        let session = gpu::session::Session::new(compiled).map_err(|e| Diagnostics::from(*e))?;
-        let all = |ports: &[Port]| ports.iter().map(blank).collect::<Result<_, _>>();
-        Ok(Gpu { session, outputs: all(&program.outputs)?, states: all(&program.states)? })
-    }
-
-    fn run(&mut self) -> Result<(), Diagnostics> {
-        let failed = |e: Box<Diagnostic>| Diagnostics::from(*e);
-        self.session.run().map_err(failed)?;
-        for (i, t) in self.outputs.iter_mut().enumerate() {
-            *t = self.session.output_tensor(i).map_err(failed)?;
-        }
-        for (i, t) in self.states.iter_mut().enumerate() {
-            *t = self.session.state_tensor(i).map_err(failed)?;
-        }
-        Ok(())
-    }
-}
-
-#[cfg(feature = "gpu")]
-fn blank(port: &Port) -> Result<Tensor, Diagnostics> {
-    Tensor::zeros(port.dtype, &port.shape).ok_or_else(|| {
-        let message = format!("no memory for `{}`", port.name);
-        Diagnostics::from(Diagnostic::error("E0853", None, message))
-    })
+fn gpu_engine(plan: &Plan, weights: &Weights, options: &Options) -> Result<Engine, Diagnostics> {
+    let failed = |e: Box<Diagnostic>| Diagnostics::from(*e);
+    let device = gpu::device::Device::shared(options.adapter.as_deref()).map_err(failed)?;
+    let program = plan.ready(weights)?;
+    let compiled = gpu::session::Compiled::new(program, device).map_err(failed)?;
+    let session = gpu::session::Session::new(Arc::new(compiled)).map_err(failed)?;
+    Ok(Engine::Gpu(session))
 }
 
 impl Reference {

@@ -45,7 +45,7 @@ fn results(graph: &Graph, target: &str) -> Vec<Tensor> {
     let mut session = model(graph, target).session().unwrap();
     session.set_input(0, &input(graph)).unwrap();
     session.run().unwrap();
-    (0..graph.outputs.len()).map(|i| session.output(i)).collect()
+    (0..graph.outputs.len()).map(|i| session.output(i).unwrap()).collect()
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn large_operands_of_a_run_are_packed_in_it() {
                     .unwrap();
             }
             session.run().unwrap();
-            (session.output(0), launches)
+            (session.output(0).unwrap(), launches)
         };
         let (want, _) = run("reference");
         let targets: &[&str] = match cfg!(feature = "cpu") {

@@ -160,8 +160,13 @@ fn one_run(folder: &Path, run: &Json, target: &str) -> Result<(), String> {
         for (i, (name, _)) in model.outputs().iter().enumerate() {
             if let Some(want) = wanted.remove(&**name) {
                 let want = given(folder, want, None)?;
-                allclose(&session.output(i), &want, bound("rtol"), bound("atol"))
-                    .map_err(|e| format!("step {at}, {name}: {e}"))?;
+                allclose(
+                    &session.output(i).map_err(|d| d.to_string())?,
+                    &want,
+                    bound("rtol"),
+                    bound("atol"),
+                )
+                .map_err(|e| format!("step {at}, {name}: {e}"))?;
             }
         }
         if !wanted.is_empty() {

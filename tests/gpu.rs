@@ -122,7 +122,7 @@ fn output(graph: &Graph, target: &str) -> Tensor {
         session.set_input(i, &Tensor::from_slice(&shape, &values)).unwrap();
     }
     session.run().unwrap();
-    session.output(0)
+    session.output(0).unwrap()
 }
 
 #[test]
@@ -182,4 +182,56 @@ fn two_threads_share_a_device() {
             });
         }
     });
+}
+
+#[test]
+fn outputs_become_inputs() {
+    if here() {
+        crate::carry::check("gpu");
+    }
+}
+
+/// A model of two inputs: a loop of `n` steps, of which each takes one of two ways.
+fn loops(n: usize) -> Model {
+    let text = format!(
+        "model m(xs: f32[{n}], go: bool[]) {{\n\
+         last, all = scan(xs, init = zeros([])) {{ |sum, x|\n\
+         next = sum * 0.5 + x\n\
+         return next, next\n\
+         }}\n\
+         y = cond(go) {{ exp(all) }} else {{ all * 2 }}\n\
+         return y, last\n\
+         }}"
+    );
+    dlc::compile(&text, &options(Level::O2)).unwrap()
+}
+
+/// More launches than the device's clock takes at once, and a branch: each is timed, and results are the same.
+#[test]
+fn launches_are_timed() {
+    if !here() {
+        return;
+    }
+    let n = 2500;
+    let model = loops(n);
+    let mut session = model.session().unwrap();
+    let values: Vec<f32> = (0..n).map(|i| (i % 7) as f32 - 3.0).collect();
+    session.set_input(0, &Tensor::from_slice(&[n], &values)).unwrap();
+    for go in [true, false] {
+        session.set_input(1, &Tensor::from_bools(&[], &[go])).unwrap();
+        session.run().unwrap();
+        let plain = session.output(0).unwrap();
+        let mut times = vec![];
+        session.run_timed(&mut times).unwrap();
+        assert_eq!(session.output(0).unwrap(), plain);
+        let program = model.program(&Default::default()).unwrap();
+        let of = |op: &str| {
+            let is = |id| program.launch(id).ops.iter().any(|o| o == op);
+            times.iter().filter(|(id, _)| is(*id)).count()
+        };
+        assert_eq!(of("exp"), go as usize);
+        assert!(times.len() > n, "{}", times.len());
+        let total: f64 = times.iter().map(|(_, t)| t.as_secs_f64()).sum();
+        assert!(total > 0.0 && total < 60.0, "{total}");
+    }
 }

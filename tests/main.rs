@@ -3,6 +3,7 @@
 mod allocations;
 #[cfg(all(feature = "cli", feature = "cpu"))]
 mod assembly;
+mod carry;
 #[cfg(feature = "cli")]
 mod cli;
 mod contractions;

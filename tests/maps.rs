@@ -116,7 +116,7 @@ fn result_of(graph: &Graph, target: &str, level: Level, special: &[(usize, f32)]
     let mut session = model.session().unwrap();
     session.set_input(0, &Tensor::from_slice(&shape, &values)).unwrap();
     session.run().unwrap();
-    session.output(0)
+    session.output(0).unwrap()
 }
 
 /// The targets that compute, and run here.

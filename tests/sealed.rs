@@ -67,7 +67,7 @@ fn results(model: &Model) -> Vec<Tensor> {
     session.set_input(0, &input).unwrap();
     let mut run = || {
         session.run().unwrap();
-        session.output(0)
+        session.output(0).unwrap()
     };
     vec![run(), run()]
 }

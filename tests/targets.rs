@@ -55,7 +55,7 @@ pub fn outputs(graph: &Graph, env: &Env, options: Options) -> Result<Vec<Tensor>
                 return Err(format!("Cranelift had to make {others:?}"));
             }
         }
-        Ok((0..model.outputs().len()).map(|i| session.output(i)).collect())
+        Ok((0..model.outputs().len()).map(|i| session.output(i).unwrap()).collect())
     };
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
     caught.map_err(|_| "it panicked".to_string())?

@@ -35,7 +35,7 @@ fn result(model: &Model) -> Tensor {
     session.set_input(0, &Tensor::from_slice(&[2, 3, 12, 12], &x)).unwrap();
     session.set_input(1, &Tensor::from_slice(&[70, 33], &w)).unwrap();
     session.run().unwrap();
-    session.output(0)
+    session.output(0).unwrap()
 }
 
 fn products(model: &Model) -> Vec<Extent> {

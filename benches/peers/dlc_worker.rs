@@ -22,7 +22,7 @@ impl Ready for Running {
 
     fn outputs(&self) -> Vec<Vec<f32>> {
         let values = |i| {
-            let t = self.session.output(i);
+            let t = self.session.output(i).expect("a run was computed");
             (0..t.shape().iter().product()).map(|e| t.get_f64(e) as f32).collect()
         };
         (0..self.outputs).map(values).collect()

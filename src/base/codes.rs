@@ -324,6 +324,12 @@ codes! {
     MANY_LAUNCHES = "E0867", "A run has too many launches for the GPU",
         "Repeats are written out on the GPU, up to a million launches.",
         "", "";
+    NO_CLOCK = "E0869", "The GPU does not time launches",
+        "`bench --profile` reads the device's own clock before and after each launch, and this adapter has none for that.",
+        "", "";
+    NOT_CARRIED = "E0874", "An output does not fit an input",
+        "An output that is to be an input of the next run must have the same element type and shape.",
+        "", "";
     FILE_SYSTEM = "E0901", "The system refused a file",
         "The file does not exist, may not be read or written, or the disk is full; the \
          message says which. The exit status is 2.",

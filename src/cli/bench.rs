@@ -50,7 +50,7 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
     let mut session = bound(&model, &inputs)?;
     let compile_ms = start.elapsed().as_secs_f64() * 1e3 - load_ms;
     let first = time(&mut session)?;
-    let mut times = vec![];
+    let (mut times, mut overheads) = (vec![], vec![]);
     let until = |seconds: f64| Instant::now() + Duration::from_secs_f64(seconds);
     let warm = until(args.warmup);
     while Instant::now() < warm {
@@ -59,8 +59,10 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
     let end = until(args.duration);
     while times.is_empty() || Instant::now() < end {
         times.push(time(&mut session)?);
+        overheads.extend(session.launch_overhead().map(|t| t.as_secs_f64() * 1e6));
     }
     times.sort_by(f64::total_cmp);
+    overheads.sort_by(f64::total_cmp);
     let at = |q: f64| times[((times.len() - 1) as f64 * q).round() as usize];
     let flops = program.flops();
     let weights: usize = model.weights().tensors.values().map(|t| t.bytes().len()).sum();
@@ -78,9 +80,13 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
         "flops": flops,
         "gflops": flops as f64 / at(0.5) / 1e3,
     });
+    let overhead = overheads.get(overheads.len() / 2);
+    if let Some(overhead) = overhead {
+        result["launch_overhead_us"] = json!(overhead);
+    }
     let mut profiled = String::new();
     if args.profile {
-        let launches = profile::launches(&program, &mut session, args.duration);
+        let launches = profile::launches(&program, &mut session, args.duration)?;
         result["launches"] = launches.iter().map(profile::Row::json).collect();
         profiled = profile::text(launches);
     }
@@ -100,6 +106,9 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
         program.arena_bytes,
         peak_rss(),
     );
+    if let Some(overhead) = overhead {
+        text.push_str(&format!("giving the GPU a launch took {overhead:.3} µs\n"));
+    }
     text.push_str(&profiled);
     out::text(&text)
 }
@@ -115,10 +124,11 @@ fn bound(model: &Model, inputs: &BTreeMap<String, Tensor>) -> Result<Session, Di
     Ok(session)
 }
 
-/// Microseconds of one run. Very short runs are timed a hundred at a time.
+/// Microseconds of one run, until its results are there. Very short runs are timed a hundred at a time.
 fn time(session: &mut Session) -> Result<f64, Diagnostics> {
     let start = Instant::now();
     session.run()?;
+    session.wait()?;
     let one = start.elapsed().as_secs_f64() * 1e6;
     if one > 20.0 {
         return Ok(one);
@@ -126,6 +136,7 @@ fn time(session: &mut Session) -> Result<f64, Diagnostics> {
     let start = Instant::now();
     for _ in 0..100 {
         session.run()?;
+        session.wait()?;
     }
     Ok(start.elapsed().as_secs_f64() * 1e4)
 }

@@ -126,6 +126,7 @@ fn adapter_list() -> Vec<serde_json::Value> {
                 "software": a.software,
                 "int64": a.features.int64,
                 "float64": a.features.float64,
+                "timestamps": a.timestamps,
                 "cooperative": a.cooperative,
                 "binding_bytes": a.binding,
                 "bindings": a.bindings,

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::model::Diagnostics;
 use crate::schedule::program::Program;
 use crate::session::Session;
 
@@ -66,11 +67,14 @@ pub fn text(mut rows: Vec<Row>) -> String {
     text
 }
 
-/// Runs for so many seconds, at least three times, and times each launch by itself. The clock's own
-/// time, some tens of nanoseconds, is in each figure. Without machine code there is nothing to time.
-#[cfg(feature = "cpu")]
-pub fn launches(program: &Program, session: &mut Session, seconds: f64) -> Vec<Row> {
-    let Some(cpu) = session.cpu() else { return vec![] };
+/// Runs for so many seconds, at least three times, and times each launch by itself: by the device's clock
+/// on a GPU, elsewhere by one that takes some tens of nanoseconds, which are in each figure. Engines without
+/// machine code time nothing.
+pub fn launches(
+    program: &Program,
+    session: &mut Session,
+    seconds: f64,
+) -> Result<Vec<Row>, Diagnostics> {
     let count = program.launches.len();
     let mut samples: Vec<Vec<f64>> = vec![vec![]; count];
     let mut executions = vec![0u64; count];
@@ -78,8 +82,10 @@ pub fn launches(program: &Program, session: &mut Session, seconds: f64) -> Vec<R
     let start = Instant::now();
     let mut runs = 0;
     while runs < 3 || start.elapsed() < Duration::from_secs_f64(seconds) {
-        times.clear();
-        cpu.run_timed(&mut times);
+        session.run_timed(&mut times)?;
+        if times.is_empty() {
+            return Ok(vec![]);
+        }
         let mut sums = vec![0.0; count];
         executions.fill(0);
         for (id, t) in &times {
@@ -104,10 +110,5 @@ pub fn launches(program: &Program, session: &mut Session, seconds: f64) -> Vec<R
         flops: l.flops.saturating_mul(executions[id]),
         bytes: l.bytes.saturating_mul(executions[id]),
     };
-    program.launches.iter().enumerate().map(row).collect()
-}
-
-#[cfg(not(feature = "cpu"))]
-pub fn launches(_: &Program, _: &mut Session, _: f64) -> Vec<Row> {
-    vec![]
+    Ok(program.launches.iter().enumerate().map(row).collect())
 }

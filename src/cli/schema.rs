@@ -66,8 +66,9 @@ fn tensor() -> Json {
     object(&[("dtype", text()), ("shape", list(int())), ("data", list(json!({})))])
 }
 
-/// `launches` is there with `--profile` only.
+/// `launches` is there with `--profile` only, what a launch costs its caller on a GPU only.
 fn bench(mut always: Json) -> Json {
+    always["properties"]["launch_overhead_us"] = number();
     always["properties"]["launches"] = list(object(&[
         ("id", int()),
         ("kernel", text()),

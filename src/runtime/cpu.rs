@@ -308,6 +308,14 @@ impl Session {
         self.outputs[i].bytes()
     }
 
+    /// Copies an output into an input of the same type.
+    pub fn carry(&mut self, output: usize, input: usize) {
+        // The input's own bytes, now that nothing is shared.
+        self.input_mut(input);
+        let (Input::Own(own) | Input::Shared(_, own)) = &mut self.inputs[input];
+        own.bytes_mut().copy_from_slice(self.outputs[output].bytes());
+    }
+
     /// A copy of an output.
     pub fn output_tensor(&self, i: usize) -> Tensor {
         tensor_of(&self.executable.program.outputs[i], self.output(i))

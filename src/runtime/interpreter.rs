@@ -173,6 +173,14 @@ impl Interpreter {
         &self.memories[self.memory(Memory::Output(i as u32))]
     }
 
+    /// Copies an output into an input of the same type.
+    pub fn carry(&mut self, output: usize, input: usize) {
+        let [from, to] = [Memory::Output(output as u32), Memory::Input(input as u32)];
+        let bytes = self.memories[self.memory(from)].clone();
+        let to = self.memory(to);
+        self.memories[to] = bytes;
+    }
+
     /// A copy of an output.
     pub fn output_tensor(&self, i: usize) -> Tensor {
         super::tensor_of(&self.program.outputs[i], self.output(i))

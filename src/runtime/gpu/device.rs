@@ -1,8 +1,10 @@
 //! Adapters, and the device of one of them.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::failure::Failure;
 use super::ready;
 use crate::base::diag::Diagnostic;
 use crate::runtime::dispatch::Limits;
@@ -17,6 +19,8 @@ pub struct Adapter {
     /// A driver that computes on the CPU.
     pub software: bool,
     pub features: Features,
+    /// Whether it says how long a launch takes.
+    pub timestamps: bool,
     /// Tensor cores: shapes and types of the matrices that they multiply.
     pub cooperative: Vec<String>,
     /// Bytes that one binding may have.
@@ -32,6 +36,7 @@ pub struct Device {
     pub adapter: Adapter,
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
+    pub(super) failure: Failure,
     limits: wgpu::Limits,
 }
 
@@ -57,6 +62,7 @@ fn describe(adapter: &wgpu::Adapter) -> Adapter {
         driver: format!("{} {}", info.driver, info.driver_info).trim().into(),
         software: info.device_type == wgpu::DeviceType::Cpu,
         features: features(adapter.features()),
+        timestamps: adapter.features().contains(wgpu::Features::TIMESTAMP_QUERY),
         cooperative: cooperative.iter().map(|p| format!("{p:?}")).collect(),
         binding: limits.max_storage_buffer_binding_size,
         bindings: limits.max_storage_buffers_per_shader_stage,
@@ -96,7 +102,7 @@ impl Device {
         let limits = adapter.limits();
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("dlc"),
-            required_features: adapter.features() & wanted,
+            required_features: adapter.features() & (wanted | wgpu::Features::TIMESTAMP_QUERY),
             required_limits: limits.clone(),
             ..wgpu::DeviceDescriptor::default()
         };
@@ -105,7 +111,9 @@ impl Device {
             let name = adapter.get_info().name;
             Box::new(Diagnostic::error("E0861", None, format!("the adapter `{name}`: {e}")))
         })?;
-        Ok(Arc::new(Device { adapter: describe(adapter), device, queue, limits }))
+        let failure = Failure::default();
+        failure.listen(&device);
+        Ok(Arc::new(Device { adapter: describe(adapter), device, queue, failure, limits }))
     }
 
     /// The same, opened once in a process.
@@ -136,23 +144,32 @@ impl Device {
         }
     }
 
-    /// Runs what makes objects of the device; errors of its validation and memory become messages.
+    /// Runs what makes objects of the device or gives it work; errors of its validation, memory and driver
+    /// become messages.
     pub(super) fn checked<T>(&self, make: impl FnOnce() -> T) -> Result<T, String> {
-        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
+        let scopes = [Internal, OutOfMemory, Validation].map(|f| self.device.push_error_scope(f));
         let made = make();
-        let wait = || self.wait();
-        let errors = [ready(validation.pop(), wait), ready(memory.pop(), wait)];
-        match errors.into_iter().flatten().next() {
-            Some(error) => Err(error.to_string()),
+        let mut errors = vec![];
+        for scope in scopes.into_iter().rev() {
+            // Native backends have the answer at once.
+            errors.extend(ready(scope.pop(), || {}).map(|e| e.to_string()));
+        }
+        match errors.into_iter().next().or_else(|| self.failure.take()) {
+            Some(error) => Err(error),
             None => Ok(made),
         }
     }
 
     /// Lets the device finish what it was given.
-    pub(super) fn wait(&self) {
-        // A device that is lost has nothing left to do; what reads its results says so.
-        let _ = self.device.poll(wgpu::PollType::wait_indefinitely());
+    pub(super) fn wait(&self) -> Result<(), String> {
+        let poll = || self.device.poll(wgpu::PollType::wait_indefinitely());
+        // Where the driver says that the device is lost, wgpu panics; nothing of ours is in between.
+        match catch_unwind(AssertUnwindSafe(poll)) {
+            Ok(Ok(_)) => self.failure.take().map_or(Ok(()), Err),
+            Ok(Err(e)) => Err(e.to_string()),
+            Err(_) => Err(self.failure.lose()),
+        }
     }
 }
 

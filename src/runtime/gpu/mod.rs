@@ -3,9 +3,12 @@
 //! [`device`] finds and opens an adapter; [`session`] binds a Program's buffers and dispatches to it.
 
 pub mod device;
+mod failure;
 mod pack;
 mod pipeline;
 pub mod session;
+mod timing;
+mod transfer;
 
 use std::future::Future;
 use std::pin::pin;

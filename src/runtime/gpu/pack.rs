@@ -1,12 +1,14 @@
 //! Elements as the CPU has them, and as shaders have them: narrow ones take 32 bits there.
 
+use std::borrow::Cow;
+
 use crate::base::DType;
 use crate::target::wgsl::stored_bytes;
 
 /// Widens packed elements; a whole number of words.
-pub fn widened(dtype: DType, bytes: &[u8]) -> Vec<u8> {
+pub fn widened(dtype: DType, bytes: &[u8]) -> Cow<'_, [u8]> {
     let word = |v: u32| v.to_le_bytes();
-    match dtype {
+    let wide: Vec<u8> = match dtype {
         DType::Bool | DType::U8 => bytes.iter().flat_map(|b| word(*b as u32)).collect(),
         DType::I8 => bytes.iter().flat_map(|b| word(*b as i8 as i32 as u32)).collect(),
         DType::U16 | DType::F16 | DType::BF16 => {
@@ -14,9 +16,10 @@ pub fn widened(dtype: DType, bytes: &[u8]) -> Vec<u8> {
         }
         DType::I16 => pairs(bytes).flat_map(|v| word(v as i16 as i32 as u32)).collect(),
         DType::F32 | DType::I32 | DType::U32 | DType::F64 | DType::I64 | DType::U64 => {
-            bytes.to_vec()
+            return Cow::Borrowed(bytes);
         }
-    }
+    };
+    Cow::Owned(wide)
 }
 
 fn pairs(bytes: &[u8]) -> impl Iterator<Item = u16> + '_ {

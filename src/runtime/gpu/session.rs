@@ -2,20 +2,23 @@
 //!
 //! In: a Program's [`Dispatches`]. Buffers for all their memories, and the bind groups of all dispatches, are
 //! made beforehand; a run encodes and submits them, one command buffer but where a branch has to see
-//! what was computed.
+//! what was computed. Nobody waits for the device but who reads a result.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::device::Device;
 use super::pack::{narrowed, widened};
 use super::pipeline::Pipeline;
+use super::timing::Clock;
+use super::transfer;
 use crate::base::diag::Diagnostic;
 use crate::base::{DType, Tensor};
 use crate::runtime::dispatch::{Action, Bound, Dispatch, Dispatches, bases_stride, port_bytes};
 use crate::runtime::layout::check_values;
 use crate::runtime::{check_len, tensor_of};
-use crate::schedule::program::{KernelId, Port, Program};
+use crate::schedule::program::{KernelId, LaunchId, Port, Program};
 use crate::target::wgsl::{Binding, base_vectors};
 
 /// A Program's shaders on a device.
@@ -29,7 +32,7 @@ pub struct Compiled {
 
 /// A part of a run.
 enum Step {
-    Dispatch { kernel: KernelId, group: wgpu::BindGroup },
+    Dispatch { launch: LaunchId, kernel: KernelId, group: wgpu::BindGroup },
     Branch { cond: Bound, then: Vec<Step>, els: Vec<Step> },
 }
 
@@ -38,6 +41,9 @@ pub struct Session {
     /// Of each memory.
     buffers: Vec<wgpu::Buffer>,
     steps: Vec<Step>,
+    /// For inputs, the outputs that the next run copies into them first.
+    carried: BTreeMap<usize, usize>,
+    overhead: Option<Duration>,
 }
 
 pub(super) fn error(code: &'static str, message: impl Into<String>) -> Box<Diagnostic> {
@@ -65,22 +71,72 @@ impl Session {
         let buffers = buffers.collect::<Result<Vec<_>, _>>()?;
         let first = buffers.len() - program.const_values.len();
         for (value, buffer) in program.const_values.iter().zip(&buffers[first..]) {
-            device.queue.write_buffer(buffer, 0, &widened(value.dtype(), value.bytes()));
+            write(device, buffer, value.dtype(), value.bytes())?;
         }
         let steps = Binder::new(&compiled, &buffers)?.steps(&dispatches.actions)?;
-        Ok(Session { compiled, buffers, steps })
+        Ok(Session { compiled, buffers, steps, carried: BTreeMap::new(), overhead: None })
     }
 
-    /// Runs the Program once.
+    /// Gives the device one run of the Program.
     pub fn run(&mut self) -> Result<(), Box<Diagnostic>> {
+        let start = Instant::now();
         let device = &self.compiled.device;
         let checked = device.checked(|| {
             let mut encoder = device.device.create_command_encoder(&Default::default());
+            self.copy_carried(&mut encoder);
             self.encode(&self.steps, &mut encoder)?;
             device.queue.submit([encoder.finish()]);
             Ok(())
         });
-        checked.map_err(|e| error("E0866", format!("the GPU: {e}")))?
+        checked.map_err(failed).flatten()?;
+        self.carried.clear();
+        let branches = self.steps.iter().any(|step| matches!(step, Step::Branch { .. }));
+        let launches = self.steps.len().max(1) as u32;
+        self.overhead = (!branches).then(|| start.elapsed() / launches);
+        Ok(())
+    }
+
+    /// What the last run cost its caller for each launch, until the device had them all. A branch waits for
+    /// the device, so there is no such time.
+    pub fn launch_overhead(&self) -> Option<Duration> {
+        self.overhead
+    }
+
+    /// Returns when all runs are computed.
+    pub fn wait(&self) -> Result<(), Box<Diagnostic>> {
+        self.compiled.device.wait().map_err(failed)
+    }
+
+    /// Runs the Program once and says how long each launch took, in the order of execution. E0869 where the
+    /// device has no clock.
+    pub fn run_timed(
+        &mut self,
+        times: &mut Vec<(LaunchId, Duration)>,
+    ) -> Result<(), Box<Diagnostic>> {
+        let device = &self.compiled.device;
+        let mut clock = Clock::new(device)?;
+        let checked = device.checked(|| {
+            self.copy_carried(&mut clock.encoder);
+            self.encode_timed(&self.steps, &mut clock, times)?;
+            clock.read(times)
+        });
+        checked.map_err(failed).flatten()?;
+        self.carried.clear();
+        Ok(())
+    }
+
+    /// Lets the next run read an output of the one before as an input, of the same type; a copy inside the
+    /// device.
+    pub fn carry(&mut self, output: usize, input: usize) {
+        self.carried.insert(input, output);
+    }
+
+    fn copy_carried(&self, encoder: &mut wgpu::CommandEncoder) {
+        let inputs = self.compiled.program.inputs.len();
+        for (input, output) in &self.carried {
+            let [to, from] = [1 + input, 1 + inputs + output].map(|at| &self.buffers[at]);
+            encoder.copy_buffer_to_buffer(from, 0, to, 0, from.size());
+        }
     }
 
     fn encode(
@@ -88,91 +144,93 @@ impl Session {
         steps: &[Step],
         encoder: &mut wgpu::CommandEncoder,
     ) -> Result<(), Box<Diagnostic>> {
-        let Compiled { device, pipelines, dispatches, .. } = &*self.compiled;
+        let device = &self.compiled.device;
         let mut at = 0;
         while at < steps.len() {
             let until = steps[at..].iter().position(|a| matches!(a, Step::Branch { .. }));
             let until = until.map_or(steps.len(), |n| at + n);
             let mut pass = encoder.begin_compute_pass(&Default::default());
+            let mut last = None;
             for step in &steps[at..until] {
-                let Step::Dispatch { kernel, group } = step else { continue };
-                pass.set_pipeline(&pipelines[kernel].pipeline);
-                pass.set_bind_group(0, group, &[]);
-                pass.dispatch_workgroups(dispatches.shaders[kernel].groups, 1, 1);
+                let Step::Dispatch { kernel, group, .. } = step else { continue };
+                self.dispatch(*kernel, group, &mut last, &mut pass);
             }
             drop(pass);
             at = until;
             if let Some(Step::Branch { cond, then, els }) = steps.get(at) {
-                let before = std::mem::replace(
-                    encoder,
-                    device.device.create_command_encoder(&Default::default()),
-                );
-                device.queue.submit([before.finish()]);
-                let taken = self.read(*cond)?.iter().any(|b| *b != 0);
-                self.encode(if taken { then } else { els }, encoder)?;
+                let next = device.device.create_command_encoder(&Default::default());
+                device.queue.submit([std::mem::replace(encoder, next).finish()]);
+                self.encode(if self.is_taken(*cond)? { then } else { els }, encoder)?;
                 at += 1;
             }
         }
         Ok(())
     }
 
+    /// Each dispatch in a pass of its own.
+    fn encode_timed(
+        &self,
+        steps: &[Step],
+        clock: &mut Clock,
+        times: &mut Vec<(LaunchId, Duration)>,
+    ) -> Result<(), Box<Diagnostic>> {
+        for step in steps {
+            match step {
+                Step::Dispatch { launch, kernel, group } => {
+                    if clock.is_full() {
+                        clock.read(times)?;
+                    }
+                    self.dispatch(*kernel, group, &mut None, &mut clock.pass(*launch));
+                }
+                Step::Branch { cond, then, els } => {
+                    clock.read(times)?;
+                    let taken = if self.is_taken(*cond)? { then } else { els };
+                    self.encode_timed(taken, clock, times)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `last` is the kernel of the dispatch before.
+    fn dispatch(
+        &self,
+        kernel: KernelId,
+        group: &wgpu::BindGroup,
+        last: &mut Option<KernelId>,
+        pass: &mut wgpu::ComputePass,
+    ) {
+        let Compiled { pipelines, dispatches, .. } = &*self.compiled;
+        if last.replace(kernel) != Some(kernel) {
+            pass.set_pipeline(&pipelines[&kernel].pipeline);
+        }
+        pass.set_bind_group(0, group, &[]);
+        pass.dispatch_workgroups(dispatches.shaders[&kernel].groups, 1, 1);
+    }
+
+    fn is_taken(&self, cond: Bound) -> Result<bool, Box<Diagnostic>> {
+        Ok(self.read(cond)?.iter().any(|b| *b != 0))
+    }
+
     /// Bytes of a buffer, as shaders stored them.
     fn read(&self, Bound { memory, offset, bytes }: Bound) -> Result<Vec<u8>, Box<Diagnostic>> {
-        if bytes == 0 {
-            return Ok(vec![]);
-        }
-        let device = &self.compiled.device;
-        let failed = |e: String| error("E0866", format!("reading results from the GPU: {e}"));
-        let staging = device
-            .checked(|| {
-                let staging = device.device.create_buffer(&wgpu::BufferDescriptor {
-                    label: Some("results"),
-                    size: bytes.next_multiple_of(4),
-                    usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-                    mapped_at_creation: false,
-                });
-                let mut encoder = device.device.create_command_encoder(&Default::default());
-                let size = bytes.next_multiple_of(4);
-                encoder.copy_buffer_to_buffer(&self.buffers[memory], offset, &staging, 0, size);
-                device.queue.submit([encoder.finish()]);
-                staging
-            })
-            .map_err(failed)?;
-        let (send, receive) = std::sync::mpsc::channel();
-        staging.slice(..).map_async(wgpu::MapMode::Read, move |result| {
-            // The receiver waits below.
-            let _ = send.send(result);
-        });
-        device.wait();
-        match receive.try_recv() {
-            Ok(Ok(())) => {}
-            Ok(Err(e)) => return Err(failed(e.to_string())),
-            Err(_) => return Err(failed("the device was lost".into())),
-        }
-        let mapped = staging.slice(..).get_mapped_range();
-        let mapped = mapped.map_err(|e| failed(e.to_string()))?;
-        Ok(mapped[..bytes as usize].to_vec())
+        transfer::read(&self.compiled.device, &self.buffers[memory], offset, bytes)
     }
 
     /// Copies packed elements into an input.
     pub fn set_input(&mut self, i: usize, bytes: &[u8]) -> Result<(), Box<Diagnostic>> {
         let port = &self.compiled.program.inputs[i];
         check_len("input", port, bytes.len()).map_err(|e| Box::new(e.diagnostic()))?;
-        self.write(1 + i, port.dtype, bytes);
-        Ok(())
+        self.carried.remove(&i);
+        write(&self.compiled.device, &self.buffers[1 + i], port.dtype, bytes)
     }
 
     pub fn set_state(&mut self, i: usize, bytes: &[u8]) -> Result<(), Box<Diagnostic>> {
         let program = &self.compiled.program;
         let port = &program.states[i];
         check_len("state", port, bytes.len()).map_err(|e| Box::new(e.diagnostic()))?;
-        self.write(1 + program.inputs.len() + program.outputs.len() + i, port.dtype, bytes);
-        Ok(())
-    }
-
-    fn write(&self, buffer: usize, dtype: DType, bytes: &[u8]) {
-        let bytes = widened(dtype, bytes);
-        self.compiled.device.queue.write_buffer(&self.buffers[buffer], 0, &bytes);
+        let at = 1 + program.inputs.len() + program.outputs.len() + i;
+        write(&self.compiled.device, &self.buffers[at], port.dtype, bytes)
     }
 
     /// A copy of an output.
@@ -192,6 +250,21 @@ impl Session {
         let bytes = self.read(Bound { memory: buffer, offset: 0, bytes: port_bytes(port) })?;
         Ok(tensor_of(port, &narrowed(port.dtype, &bytes)))
     }
+}
+
+fn failed(e: String) -> Box<Diagnostic> {
+    error("E0866", format!("the GPU: {e}"))
+}
+
+fn write(
+    device: &Device,
+    buffer: &wgpu::Buffer,
+    dtype: DType,
+    bytes: &[u8],
+) -> Result<(), Box<Diagnostic>> {
+    let bytes = widened(dtype, bytes);
+    let written = device.checked(|| device.queue.write_buffer(buffer, 0, &bytes));
+    written.map_err(|e| error("E0866", format!("copying values to the GPU: {e}")))
 }
 
 fn create(device: &Device, name: &str, bytes: u64) -> Result<wgpu::Buffer, Box<Diagnostic>> {
@@ -285,7 +358,7 @@ impl<'a> Binder<'a> {
         let launch = dispatch.launch.0;
         let group = group.map_err(|e| error("E0866", format!("launch {launch}: {e}")))?;
         self.made += 1;
-        Ok(Step::Dispatch { kernel, group })
+        Ok(Step::Dispatch { launch: dispatch.launch, kernel, group })
     }
 }
 
