@@ -22,6 +22,7 @@ use crate::plan::Plan;
 use crate::runtime::cpu::Executable;
 use crate::schedule::program::Program;
 use crate::target::Target;
+use crate::target::wgsl::Matmul;
 #[cfg(feature = "cpu")]
 use {crate::base::machine::Tiles, crate::target::Kind, std::time::Duration};
 
@@ -55,6 +56,8 @@ pub struct Options {
     pub control: Control,
     /// Part of the name of the GPU adapter to use; `None`: the best one.
     pub adapter: Option<String>,
+    /// How the GPU computes products of matrices.
+    pub matmul: Matmul,
     /// Threads of a session, the caller's among them.
     pub threads: usize,
     pub runs: Runs,
@@ -79,6 +82,7 @@ impl Default for Options {
             level: Level::default(),
             control: Control::default(),
             adapter: None,
+            matmul: Matmul::default(),
             threads: 1,
             runs: Runs::default(),
             dims: Bindings::new(),
@@ -144,6 +148,7 @@ pub struct Model {
     weights: Weights,
     options: Options,
     plans: Mutex<BTreeMap<Bindings, Arc<Plan>>>,
+    warnings: Mutex<Vec<Diagnostic>>,
     /// Code that was there before: the model has no open dimensions.
     #[cfg(feature = "cpu")]
     restored: Option<Arc<Executable>>,
@@ -218,6 +223,7 @@ impl Model {
             weights,
             options,
             plans: Mutex::new(BTreeMap::new()),
+            warnings: Mutex::default(),
             #[cfg(feature = "cpu")]
             restored: None,
         }
@@ -327,7 +333,20 @@ impl Model {
         if let Some(executable) = self.restored.as_ref().filter(|_| dims.is_empty()) {
             return Session::on(executable.clone(), &self.source, &self.options);
         }
-        Session::new(&*self.plan(dims)?, &self.weights, &self.options)
+        let session = Session::new(&*self.plan(dims)?, &self.weights, &self.options)?;
+        let mut warnings = self.warnings.lock().expect("no panic holds the lock");
+        for warning in session.warnings() {
+            if warnings.iter().all(|w| w.message != warning.message) {
+                warnings.push(warning.clone());
+            }
+        }
+        drop(warnings);
+        Ok(session)
+    }
+
+    /// What the user should know of the sessions that were made.
+    pub fn warnings(&self) -> Vec<Diagnostic> {
+        self.warnings.lock().expect("no panic holds the lock").clone()
     }
 
     /// The open dimensions, from the shapes of inputs in the order of the signature.

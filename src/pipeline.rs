@@ -52,9 +52,11 @@ pub fn graph_passes(level: Level) -> &'static [Step] {
 /// Passes over the bound graph: composites that no generator claims become simple ops.
 pub fn lower_passes(level: Level) -> &'static [Step] {
     match level {
-        Level::O0 => &[Pass("expand")],
-        Level::O1 => &[Pass("lower"), Repeat(&["fold", "cse", "dce"], 4)],
-        Level::O2 | Level::O3 => &[Pass("lower"), Repeat(&["algebra", "fold", "cse", "dce"], 8)],
+        Level::O0 => &[Pass("expand"), Pass("narrow")],
+        Level::O1 => &[Pass("lower"), Pass("narrow"), Repeat(&["fold", "cse", "dce"], 4)],
+        Level::O2 | Level::O3 => {
+            &[Pass("lower"), Pass("narrow"), Repeat(&["algebra", "fold", "cse", "dce"], 8)]
+        }
     }
 }
 
@@ -95,7 +97,8 @@ pub fn schedule(
 ) -> Result<Scheduled, OpError> {
     let mode = if level == Level::O0 { Mode::Apart } else { Mode::Together };
     let mut parts = split(graph);
-    if level != Level::O0 {
+    // The templates of a GPU read operands as they are.
+    if level != Level::O0 && !machine.in_step() {
         pack(&mut parts, largest_tile(level, strict), machine)?;
     }
     let fusion = fuse(&parts.run, mode)?;

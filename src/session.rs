@@ -122,6 +122,17 @@ impl Session {
         }
     }
 
+    /// What the user should know of how it runs.
+    pub fn warnings(&self) -> &[Diagnostic] {
+        match &self.engine {
+            #[cfg(feature = "cpu")]
+            Engine::Cpu(_) => &[],
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(s) => s.warnings(),
+            Engine::Interpreter(_) | Engine::Reference(_) => &[],
+        }
+    }
+
     /// Runs once. States move on. A GPU may still be computing when this returns: see [`Session::wait`].
     pub fn run(&mut self) -> Result<(), Diagnostics> {
         match &mut self.engine {
@@ -297,7 +308,7 @@ fn gpu_engine(plan: &Plan, weights: &Weights, options: &Options) -> Result<Engin
     let failed = |e: Box<Diagnostic>| Diagnostics::from(*e);
     let device = gpu::device::Device::shared(options.adapter.as_deref()).map_err(failed)?;
     let program = plan.ready(weights)?;
-    let compiled = gpu::session::Compiled::new(program, device).map_err(failed)?;
+    let compiled = gpu::session::Compiled::new(program, device, options.matmul).map_err(failed)?;
     let session = gpu::session::Session::new(Arc::new(compiled)).map_err(failed)?;
     Ok(Engine::Gpu(session))
 }

@@ -189,6 +189,7 @@ fn kernel(text: &str, steps: &[&str]) -> String {
                     masked: false,
                     packed: true,
                     scales: false,
+                    half: false,
                 };
                 legalize_to(&kernel, form)
             }

@@ -12,11 +12,14 @@ use dlc::ir::print::print_graph;
 use dlc::ir::random::{Limits, random_graph};
 use dlc::model::{Model, Options, random_weights};
 use dlc::pipeline::Level;
-use dlc::runtime::gpu::device::adapters;
+use dlc::runtime::gpu::device::{Device, adapters};
 use dlc::target::Target;
+use dlc::target::wgsl::{Matmul, Matrices, all_coop_tiles};
 
 use crate::examples::{every_run, untrained};
 use crate::ops::walk;
+use crate::random_shapes::draw::Data;
+use crate::random_shapes::{CONTRACTIONS, check_on};
 use crate::targets::outputs;
 
 /// Whether there is an adapter.
@@ -109,9 +112,16 @@ fn random_graphs() {
     }
 }
 
+fn target(name: &str) -> Target {
+    Target::parse(name).unwrap()
+}
+
 /// The first output on a target, of inputs that are the same everywhere.
-fn output(graph: &Graph, target: &str) -> Tensor {
-    let options = Options { target: Target::parse(target).unwrap(), ..Options::default() };
+fn output(graph: &Graph, name: &str) -> Tensor {
+    output_by(graph, Options { target: target(name), ..Options::default() })
+}
+
+fn output_by(graph: &Graph, options: Options) -> Tensor {
     let weights = random_weights(graph, 3).unwrap();
     let model = Model::new(graph.clone(), weights, options, &mut |_, _| {}).unwrap();
     let mut session = model.session().unwrap();
@@ -119,7 +129,15 @@ fn output(graph: &Graph, target: &str) -> Tensor {
         let shape = ty.shape.concrete().unwrap();
         let n: usize = shape.iter().product();
         let values: Vec<f32> = (0..n).map(|k| ((k * 37 % 101) as f32 - 50.0) / 64.0).collect();
-        session.set_input(i, &Tensor::from_slice(&shape, &values)).unwrap();
+        let values = match ty.dtype {
+            DType::F16 => {
+                let halves: Vec<half::f16> =
+                    values.iter().map(|v| half::f16::from_f32(*v)).collect();
+                Tensor::from_slice(&shape, &halves)
+            }
+            _ => Tensor::from_slice(&shape, &values),
+        };
+        session.set_input(i, &values).unwrap();
     }
     session.run().unwrap();
     session.output(0).unwrap()
@@ -136,6 +154,33 @@ fn examples() {
         let near = allclose(&got, &want, 1e-4, 1e-5);
         assert!(near.is_ok(), "{name}: {near:?}");
     }
+}
+
+/// Products of all shapes, in tiles.
+#[test]
+fn contractions_in_tiles() {
+    if !here() {
+        return;
+    }
+    let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
+    let from = number("DLC_SHAPES_FROM").unwrap_or(0);
+    let seeds = from..from + number("DLC_SHAPES").unwrap_or(16);
+    let mut failures = vec![];
+    for (kind, make) in CONTRACTIONS.iter().enumerate() {
+        for seed in seeds.clone() {
+            let case = make(seed);
+            let options = Options { matmul: Matmul::Tiled, ..options(Level::O2) };
+            // The driver takes subnormal numbers for zero.
+            if case.data == Data::Subnormals {
+                continue;
+            }
+            if let Err(e) = check_on(&case, options) {
+                let graph = print_graph(&case.graph).text;
+                failures.push(format!("kind {kind}, seed {seed}, {:?}: {e}\n{graph}", case.data));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{} fail\n{}", failures.len(), failures.join("\n"));
 }
 
 #[test]
@@ -233,5 +278,53 @@ fn launches_are_timed() {
         assert!(times.len() > n, "{}", times.len());
         let total: f64 = times.iter().map(|(_, t)| t.as_secs_f64()).sum();
         assert!(total > 0.0 && total < 60.0, "{total}");
+    }
+}
+
+/// Every tile of cooperative matrices gives right sums, and one that cannot do so is found out.
+#[test]
+fn cooperative_self_test() {
+    if !here() {
+        return;
+    }
+    let device = Device::shared(None).unwrap();
+    let mut features = device.allowed().features;
+    for tile in all_coop_tiles(&features) {
+        assert!(device.multiplies(tile), "{tile:?}");
+    }
+    let Some(matrices) = features.matrices else { return };
+    features.matrices = Some(Matrices { subgroup: matrices.subgroup / 2, ..matrices });
+    let wrong = all_coop_tiles(&features);
+    assert!(wrong.iter().any(|tile| !device.multiplies(*tile)), "half a subgroup multiplies");
+}
+
+/// Products of f16 by cooperative matrices, against tiles and the reference.
+#[test]
+fn cooperative_matrices() {
+    if !here() {
+        return;
+    }
+    if adapters().iter().all(|a| a.features.matrices.is_none()) {
+        assert!(std::env::var_os("DLC_TEST_GPU").is_none(), "no cooperative matrices");
+        return;
+    }
+    let models = [
+        "model m(x: f16[64, 64], y: f16[64, 64]) { return matmul(x, y) }",
+        "model m(x: f16[37, 51], y: f16[51, 83]) { return matmul(x, y) |> relu }",
+        "model m(x: f16[3, 40, 24], y: f16[3, 24, 72]) { return gelu(matmul(x, y)) + 1.0 }",
+        "model m(x: f16[33, 130], y: f16[9, 130]) { return matmul(x, transpose(y)) }",
+        "model m(x: f16[130, 33], y: f16[130, 19]) { return matmul(transpose(x), y) }",
+        "model m(x: f16[2, 5, 13, 11], w: f16[24, 5, 3, 3]) { return op.conv2d(x, w, pad = [1, 1, 1, 1]) |> relu }",
+        "model m(x: f16[1, 16, 12, 12], w: f16[32, 16, 1, 1]) { return op.conv2d(x, w) }",
+    ];
+    for text in models {
+        let graph = dlc::compile(text, &Options::default()).unwrap().graph().unwrap().clone();
+        let want = output_by(&graph, Options { target: target("reference"), ..Options::default() });
+        let by = |matmul| output_by(&graph, Options { matmul, ..options(Level::O2) });
+        let (coop, tiled) = (by(Matmul::Coop), by(Matmul::Tiled));
+        for (what, got) in [("coop", coop), ("tiled", tiled)] {
+            let near = allclose(&got, &want, 2e-3, 2e-3);
+            assert!(near.is_ok(), "{text}, {what}: {near:?}");
+        }
     }
 }

@@ -15,26 +15,33 @@ use dlc::pipeline::Level;
 use dlc::runtime::dispatch::{Dispatches, Limits};
 use dlc::schedule::program::Program;
 use dlc::target::Target;
-use dlc::target::wgsl::Features;
+use dlc::target::wgsl::{Features, Matmul, Matrices};
 use wgpu::naga::front::wgsl;
 use wgpu::naga::valid::{Capabilities, ValidationFlags, Validator};
 
 use crate::examples::{trained, untrained};
 use crate::ops::walk;
 
-/// Adapters without 64-bit types, with such integers only, and with both.
-fn adapters() -> [Features; 3] {
-    let none = Features::default();
-    let integers = Features { int64: true, ..none };
-    [none, integers, Features { float64: true, ..integers }]
+/// Adapters without 64-bit types, with such integers only, with both, and with all that there is; small
+/// products are in tiles on the first and by cooperative matrices on the last.
+fn adapters() -> [Features; 4] {
+    let none = Features { matmul: Matmul::Tiled, ..Features::default() };
+    let integers = Features { int64: true, ..Features::default() };
+    let wide = Features { float64: true, ..integers };
+    let matrices = Some(Matrices { size: 16, half_sums: false, subgroup: 32 });
+    let (shared, invocations) = (48 << 10, 1024);
+    let all = Features { half: true, matrices, shared, invocations, ..wide };
+    [none, integers, wide, Features { matmul: Matmul::Coop, ..all }]
 }
 
 /// What naga lets a shader use on such an adapter.
 fn capabilities(features: Features) -> Capabilities {
-    let Features { int64, float64, .. } = features;
+    let Features { int64, float64, half, matrices, .. } = features;
     let mut of = Capabilities::empty();
     of.set(Capabilities::SHADER_INT64, int64);
     of.set(Capabilities::FLOAT64, float64);
+    of.set(Capabilities::SHADER_FLOAT16, half);
+    of.set(Capabilities::COOPERATIVE_MATRIX, matrices.is_some());
     of
 }
 
@@ -75,9 +82,9 @@ fn program(graph: &Graph, level: Level) -> Result<Arc<Program>, String> {
 struct Seen {
     /// Those that adapters of each kind get and the ones before do not: what one adapter takes, those with
     /// more features take as well.
-    sources: [BTreeSet<String>; 3],
+    sources: [BTreeSet<String>; 4],
     /// Programs that adapters of each kind refuse.
-    refused: [usize; 3],
+    refused: [usize; 4],
 }
 
 impl Seen {
@@ -105,7 +112,7 @@ impl Seen {
     }
 
     /// Shaders that adapters of each kind get beyond those of the one before.
-    fn counts(&self) -> [usize; 3] {
+    fn counts(&self) -> [usize; 4] {
         self.sources.each_ref().map(BTreeSet::len)
     }
 }
@@ -135,7 +142,7 @@ fn ops(level: Level) {
     let (refused, counts) = (seen.borrow().refused, seen.borrow().counts());
     // Adapters without 64-bit types have shaders too, but only the last kind has all.
     assert!(refused[0] > refused[1] && refused[1] > 0 && refused[2] == 0, "{refused:?}");
-    assert!(counts[0] > 300 && counts[1] > 0 && counts[2] > 0, "{counts:?}");
+    assert!(counts[0] > 300 && counts[1..].iter().all(|n| *n > 0), "{counts:?}");
 }
 
 #[test]
@@ -179,7 +186,7 @@ fn broken_ones_are_refused() {
              fn main(@builtin(global_invocation_id) id: vec3<u32>) {{ p0[id.x] = p0[0] + p0[1]; }}\n"
         )
     };
-    let [none, integers, all] = adapters();
+    let [none, integers, all, _] = adapters();
     for of in ["f32", "i64", "f64"] {
         assert_eq!(validate(&shader(of), all), Ok(()), "{of}");
     }

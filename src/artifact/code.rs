@@ -104,8 +104,8 @@ fn as_stored(options: &Options) -> bool {
 fn made_for(options: &Options) -> String {
     let Options { target, level, control, .. } = options;
     // What generators claim is no option: the facade fills it in.
-    let Settings { strict, training, claimed: _, fold_bytes } = &control.settings;
-    let settings = (level, strict, training, fold_bytes);
+    let Settings { strict, training, claimed: _, fold_bytes, narrow } = &control.settings;
+    let settings = (level, strict, training, fold_bytes, narrow);
     let passes = (&control.limit, &control.stop_after, &control.only, &control.skip);
     format!("{} {:?} {settings:?} {passes:?}", target.describe(), target.machine.tiles)
 }

@@ -324,6 +324,9 @@ codes! {
     MANY_LAUNCHES = "E0867", "A run has too many launches for the GPU",
         "Repeats are written out on the GPU, up to a million launches.",
         "", "";
+    NO_MATRICES = "E0868", "The GPU has no cooperative matrices",
+        "Products were asked for by matrices that a subgroup multiplies together (tensor cores): of f16, 8 × 8 or 16 × 16.",
+        "", "";
     NO_CLOCK = "E0869", "The GPU does not time launches",
         "`bench --profile` reads the device's own clock before and after each launch, and this adapter has none for that.",
         "", "";
@@ -393,6 +396,10 @@ codes! {
          a stage is inserted before it. A name keeps stored weights valid.",
         "model m(x: f32[2, 4]) { return x |> dense(3) }",
         "model m(x: f32[2, 4]) { return x |> dense(3) as out }";
+    WRONG_MATRICES = "W0103", "Cooperative matrices give wrong sums here",
+        "A product of small integers, computed before tensor cores are used for the first time, was wrong. Products are \
+         computed without them, which is slower. A newer driver may help.",
+        "", "";
     TUNED_ELSEWHERE = "W0102", "A compiled model was tuned on another machine",
         "What `--tune` found holds for the processor that it was measured on. Here those choices are \
          ignored: results are the same. `dlc compile MODEL.dlm --tune SECONDS` measures anew.",

@@ -6,11 +6,12 @@ use clap::{ArgAction, ValueEnum};
 
 use super::load::Spec;
 use super::report::Failure;
-use crate::base::Symbol;
+use crate::base::{DType, Symbol};
 use crate::import::{safetensors, value};
 use crate::model::{Options, WeightSource};
 use crate::pipeline::Level;
 use crate::target::Target;
+use crate::target::wgsl::Matmul;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
 pub enum MessageFormat {
@@ -84,8 +85,8 @@ pub struct Compile {
     /// For initial parameters and `--random`
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Storage and arithmetic: f32
-    #[arg(long)]
+    /// Of products: f32 as written, or f16 or bf16 with sums of f32
+    #[arg(long, value_name = "f32|bf16|f16")]
     pub precision: Option<String>,
     /// Queues: auto, cpu, gpu or a file
     #[arg(long)]
@@ -123,7 +124,8 @@ pub struct Compile {
     /// Use the GPU adapter whose name contains this
     #[arg(long, value_name = "NAME", hide = !cfg!(feature = "gpu"))]
     pub gpu_adapter: Option<String>,
-    #[arg(long, hide = true)]
+    /// How the GPU computes products of matrices: auto, tiled, or coop (cooperative matrices)
+    #[arg(long, value_name = "auto|tiled|coop", hide = !cfg!(feature = "gpu"))]
     pub gpu_matmul: Option<String>,
 }
 
@@ -141,7 +143,25 @@ impl Compile {
             ..Options::default()
         };
         options.control.settings.strict = self.strict;
+        options.control.settings.narrow = match self.precision.as_deref() {
+            None | Some("f32") => None,
+            Some("f16") => Some(DType::F16),
+            Some("bf16") => Some(DType::BF16),
+            Some(p) => {
+                let message = format!("`--precision {p}`: f32, bf16 or f16 are known");
+                return Err(Failure::usage(message));
+            }
+        };
         options.adapter = self.gpu_adapter.clone();
+        options.matmul = match self.gpu_matmul.as_deref() {
+            None | Some("auto") => Matmul::Auto,
+            Some("tiled") => Matmul::Tiled,
+            Some("coop") => Matmul::Coop,
+            Some(other) => {
+                let message = format!("`--gpu-matmul {other}`: auto, tiled or coop are known");
+                return Err(Failure::usage(message));
+            }
+        };
         options.control.verify_each = self.verify_each || cfg!(debug_assertions);
         options.control.limit = self.pass_limit;
         for name in [&self.stop_after, &self.dump_after].into_iter().flatten() {
@@ -214,12 +234,6 @@ impl Compile {
     }
 
     fn refuse_later(&self) -> Result<(), Failure> {
-        if let Some(p) = self.precision.as_deref().filter(|p| *p != "f32") {
-            return match p {
-                "bf16" | "f16" => Err(later(&format!("`--precision {p}`"))),
-                _ => Err(Failure::usage(format!("`--precision {p}`: f32, bf16 or f16 are known"))),
-            };
-        }
         match self.place.as_deref() {
             None | Some("auto" | "cpu") => {}
             Some(_) => return Err(later("`--place` with other queues than `cpu`")),
@@ -227,11 +241,8 @@ impl Compile {
         if self.tune.is_some_and(|seconds| !(0.0..=86_400.0).contains(&seconds)) {
             return Err(Failure::usage("`--tune` takes seconds, at most 86400"));
         }
-        if self.gpu_adapter.is_some() && !cfg!(feature = "gpu") {
+        if (self.gpu_adapter.is_some() || self.gpu_matmul.is_some()) && !cfg!(feature = "gpu") {
             return Err(later("the GPU"));
-        }
-        if self.gpu_matmul.is_some() {
-            return Err(later("`--gpu-matmul`"));
         }
         Ok(())
     }

@@ -49,6 +49,7 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
     let inputs = run::filled(&model, BTreeMap::new())?;
     let mut session = bound(&model, &inputs)?;
     let compile_ms = start.elapsed().as_secs_f64() * 1e3 - load_ms;
+    reporter.warnings(&Default::default(), &model.warnings());
     let first = time(&mut session)?;
     let (mut times, mut overheads) = (vec![], vec![]);
     let until = |seconds: f64| Instant::now() + Duration::from_secs_f64(seconds);

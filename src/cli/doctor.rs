@@ -106,12 +106,25 @@ fn adapters() -> Vec<String> {
     {
         let line = |a: crate::runtime::gpu::device::Adapter| {
             let kind = if a.software { ", software" } else { "" };
-            format!("{} ({}, {}{kind})", a.name, a.backend, a.driver)
+            let matrices = match (self_tested(&a), a.features.matrices) {
+                (Some(works), Some(m)) => {
+                    let works = if works { "self-test passed" } else { "fail their self-test" };
+                    format!("; cooperative matrices of {0} × {0}, {works}", m.size)
+                }
+                _ => String::new(),
+            };
+            format!("{} ({}, {}{kind}){matrices}", a.name, a.backend, a.driver)
         };
         crate::runtime::gpu::device::adapters().into_iter().map(line).collect()
     }
     #[cfg(not(feature = "gpu"))]
     vec![]
+}
+
+/// Whether the cooperative matrices of an adapter give right sums; `None` where it has none of use.
+#[cfg(feature = "gpu")]
+fn self_tested(adapter: &crate::runtime::gpu::device::Adapter) -> Option<bool> {
+    crate::runtime::gpu::device::Device::shared(Some(&adapter.name)).ok()?.self_test()
 }
 
 /// The same with what shaders may use.
@@ -127,7 +140,9 @@ fn adapter_list() -> Vec<serde_json::Value> {
                 "int64": a.features.int64,
                 "float64": a.features.float64,
                 "timestamps": a.timestamps,
+                "float16": a.features.half,
                 "cooperative": a.cooperative,
+                "cooperative_works": self_tested(&a),
                 "binding_bytes": a.binding,
                 "bindings": a.bindings,
                 "workgroup_bytes": a.workgroup,

@@ -69,6 +69,7 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
         true => checked(&model, &inputs)?,
         false => traced(&model, &inputs, &args.compile)?,
     };
+    reporter.warnings(&Default::default(), &model.warnings());
     for (name, path) in &targets {
         let tensor = &outputs.iter().find(|(n, _)| n == name).expect("names are checked").1;
         value::save(Path::new(path), tensor)?;

@@ -9,7 +9,7 @@ use crate::base::diag::Diagnostic;
 use crate::model::{Diagnostics, Model};
 use crate::runtime::dispatch::{Action, Bound, Dispatch, Dispatches, Limits, Prepared};
 use crate::schedule::program::{KernelId, Program};
-use crate::target::wgsl::{Binding, Features, WORKGROUP, base_vectors, stored_bytes};
+use crate::target::wgsl::{Binding, Features, Matmul, Matrices, base_vectors, stored_bytes};
 
 /// A model's shaders, made for adapters with as few features as it needs.
 pub struct Bundle {
@@ -20,10 +20,16 @@ pub struct Bundle {
 impl Bundle {
     pub fn of(model: &Model) -> Result<Bundle, Failure> {
         let plan = model.plan(&Default::default())?;
-        let every = Features { int64: true, float64: true };
-        let int64 = Features { int64: true, float64: false };
+        let matmul = model.options().matmul;
+        // Those of most adapters that have some.
+        let matrices = Matrices { size: 16, half_sums: false, subgroup: 32 };
+        let matrices = (matmul == Matmul::Coop).then_some(matrices);
+        let half = matrices.is_some();
+        let least = Features { matmul, matrices, half, ..Features::default() };
+        let int64 = Features { int64: true, ..least };
+        let every = Features { int64: true, float64: true, ..least };
         let mut refused: Option<Box<Diagnostic>> = None;
-        for features in [Features::default(), int64, every] {
+        for features in [least, int64, every] {
             let limits =
                 Limits { features, buffer: u64::MAX, binding: u64::MAX, ..Limits::default() };
             match Dispatches::of(&plan.program, &limits) {
@@ -46,8 +52,9 @@ impl Bundle {
         collect(&self.dispatches.actions, &mut dispatches);
         for (kernel, prepared) in &self.dispatches.shaders {
             let Prepared { shader, groups } = prepared;
+            let workgroup = shader.workgroup;
             let of = dispatches.iter().filter(|d| d.kernel == *kernel);
-            let _ = writeln!(out, "// {}: {groups} workgroups of {WORKGROUP}", shader.name);
+            let _ = writeln!(out, "// {}: {groups} workgroups of {workgroup}", shader.name);
             for dispatch in of {
                 let bound = dispatch.params.iter().map(|b| self.place(*b));
                 let bound = bound.collect::<Vec<_>>().join(", ");
@@ -65,17 +72,25 @@ impl Bundle {
     }
 
     fn features(&self) -> Vec<&'static str> {
-        let Features { int64, float64 } = self.limits.features;
-        let all = [(int64, "64-bit integers"), (float64, "64-bit floats")];
+        let Features { int64, float64, half, .. } = self.limits.features;
+        let shaders = || self.dispatches.shaders.values();
+        let matrices = shaders().any(|p| p.shader.coop.is_some());
+        let all = [
+            (int64, "64-bit integers"),
+            (float64, "64-bit floats"),
+            (half, "16-bit floats"),
+            (matrices, "cooperative matrices of 16 × 16 and subgroups of 32"),
+        ];
         all.into_iter().filter(|(needed, _)| *needed).map(|(_, name)| name).collect()
     }
 
     /// One document with all that it takes to run the model.
     pub fn json(&self, program: &Program) -> Value {
+        let half = self.limits.features.half;
         let numbers: Vec<KernelId> = self.dispatches.shaders.keys().copied().collect();
         let number = |id: KernelId| numbers.binary_search(&id).unwrap_or_default();
         let shaders = self.dispatches.shaders.iter();
-        let shaders: Vec<Value> = shaders.map(|(id, p)| shader(program, *id, p)).collect();
+        let shaders: Vec<Value> = shaders.map(|(id, p)| shader(program, *id, p, half)).collect();
         let memories = self.dispatches.memories.iter();
         let memories: Vec<Value> =
             memories.map(|(name, bytes)| json!({ "name": name, "bytes": bytes })).collect();
@@ -108,7 +123,12 @@ impl Bundle {
     }
 }
 
-fn shader(program: &Program, id: KernelId, Prepared { shader, groups }: &Prepared) -> Value {
+fn shader(
+    program: &Program,
+    id: KernelId,
+    Prepared { shader, groups }: &Prepared,
+    half: bool,
+) -> Value {
     let kernel = program.kernel(id);
     let binding = |(at, binding): (usize, &Binding)| match binding {
         Binding::Param(p) => {
@@ -116,7 +136,7 @@ fn shader(program: &Program, id: KernelId, Prepared { shader, groups }: &Prepare
             json!({
                 "binding": at, "kind": "storage", "param": param.name,
                 "dtype": param.elem.to_string(), "elements": param.len,
-                "bytes": param.len * stored_bytes(param.elem),
+                "bytes": param.len * stored_bytes(param.elem, half),
             })
         }
         Binding::Scratch { bytes } => {
@@ -129,7 +149,7 @@ fn shader(program: &Program, id: KernelId, Prepared { shader, groups }: &Prepare
     };
     let bindings: Vec<Value> = shader.bindings.iter().enumerate().map(binding).collect();
     json!({
-        "name": shader.name, "entry_point": "main", "workgroup_size": [WORKGROUP, 1, 1],
+        "name": shader.name, "entry_point": "main", "workgroup_size": [shader.workgroup, 1, 1],
         "workgroups": [groups, 1, 1], "bindings": bindings, "source": shader.source,
     })
 }

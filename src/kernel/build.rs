@@ -60,6 +60,7 @@ impl KernelBuilder {
             scratch: vec![],
             types: vec![],
             body: Region::default(),
+            product: None,
         };
         let mut b = KernelBuilder {
             kernel,

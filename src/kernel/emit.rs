@@ -107,7 +107,12 @@ impl<'a> Emitter<'a> {
                 gather_lanes(b, &lanes)
             }
             Leaf::Const(lit) => {
-                let scalar = b.constant(Ty::of(lit.dtype, 1), *lit);
+                // What floats of 16 bits hold, the wider type holds as well.
+                let lit = match lit.dtype.is_float() {
+                    true => Lit::new(lit.dtype.compute(), lit.as_f64()),
+                    false => *lit,
+                };
+                let scalar = b.constant(Ty::of(lit.dtype, 1), lit);
                 let wide = b.convert(scalar, lit.dtype.compute());
                 b.splat(wide, self.lanes)
             }

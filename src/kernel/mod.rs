@@ -10,6 +10,7 @@ pub mod math;
 pub mod nest;
 pub mod parse;
 pub mod print;
+pub mod product;
 pub mod random;
 pub mod range;
 mod rebuild;

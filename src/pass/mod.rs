@@ -15,6 +15,7 @@ mod fold_batch_norm;
 mod known;
 mod manager;
 mod merge;
+mod narrow;
 mod raise;
 mod rebuild;
 #[cfg(test)]
@@ -23,7 +24,7 @@ mod unwrap;
 
 use std::collections::BTreeMap;
 
-use crate::base::Tensor;
+use crate::base::{DType, Tensor};
 use crate::ir::op::{Class, OpCtx, OpError, Source};
 use crate::ir::{Attr, Graph, Node, Value};
 
@@ -88,6 +89,11 @@ pub static TABLE: &[PassRow] = &[
         doc: "expands the composites that no fusion group computes whole",
         run: expand::run_unclaimed,
     },
+    PassRow {
+        name: "narrow",
+        doc: "rounds operands and results of products to the type that `--precision` asks for",
+        run: narrow::run,
+    },
 ];
 
 /// The row of this name.
@@ -106,11 +112,13 @@ pub struct Settings {
     pub claimed: &'static [&'static str],
     /// Constant folding makes no tensor larger than this.
     pub fold_bytes: u64,
+    /// The float type of products and convolutions over f32, if it is to be another one.
+    pub narrow: Option<DType>,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { strict: false, training: false, claimed: &[], fold_bytes: 1 << 20 }
+        Settings { strict: false, training: false, claimed: &[], fold_bytes: 1 << 20, narrow: None }
     }
 }
 

@@ -16,9 +16,7 @@ use super::layout::{Flat, Layout, Memory, Spot};
 use crate::base::DType;
 use crate::base::diag::Diagnostic;
 use crate::schedule::program::{Buffer, BufferId, KernelId, LaunchId, Place, Port, Program};
-use crate::target::wgsl::{
-    Binding, Features, Shader, WORKGROUP, base_vectors, shader, stored_bytes,
-};
+use crate::target::wgsl::{Binding, Features, Shader, base_vectors, shader, stored_bytes};
 
 /// Dispatches of a run.
 const MOST: usize = 1 << 20;
@@ -141,10 +139,9 @@ fn prepared(shader: Shader, limits: &Limits) -> Result<Prepared, Box<Diagnostic>
     }
     let room = match scratch(&shader).max().unwrap_or(0) {
         0 => ENOUGH,
-        bytes => (SCRATCH / (bytes * WORKGROUP as u64)).max(1),
+        bytes => (SCRATCH / (bytes * shader.workgroup as u64)).max(1),
     };
-    let wanted = shader.points.div_ceil(WORKGROUP as u64);
-    let groups = wanted.min(room).min(limits.groups as u64) as u32;
+    let groups = shader.groups.min(room).min(limits.groups as u64) as u32;
     Ok(Prepared { shader, groups })
 }
 
@@ -159,7 +156,7 @@ fn scratch(shader: &Shader) -> impl Iterator<Item = u64> + '_ {
 impl Prepared {
     /// Bytes of each of its scratch bindings.
     pub fn scratch(&self) -> impl Iterator<Item = u64> + '_ {
-        scratch(&self.shader).map(|bytes| bytes * self.groups as u64 * WORKGROUP as u64)
+        scratch(&self.shader).map(|bytes| bytes * self.groups as u64 * self.shader.workgroup as u64)
     }
 }
 
@@ -175,8 +172,16 @@ fn scratch_of<'a>(shaders: impl Iterator<Item = &'a Prepared>) -> Vec<u64> {
 
 fn memories(program: &Program, limits: &Limits) -> Result<Vec<(String, u64)>, Box<Diagnostic>> {
     let ports = [&program.inputs, &program.outputs, &program.states, &program.consts];
-    let mut all = vec![("the arena".to_string(), program.arena_bytes * factor(program))];
-    all.extend(ports.into_iter().flatten().map(|port| (port.name.to_string(), port_bytes(port))));
+    let mut all = vec![(
+        "the arena".to_string(),
+        program.arena_bytes * factor(program, limits.features.half),
+    )];
+    all.extend(
+        ports
+            .into_iter()
+            .flatten()
+            .map(|port| (port.name.to_string(), port_bytes(port, limits.features.half))),
+    );
     match all.iter().find(|(_, bytes)| *bytes > limits.buffer) {
         None => Ok(all),
         Some((name, bytes)) => {
@@ -187,9 +192,9 @@ fn memories(program: &Program, limits: &Limits) -> Result<Vec<(String, u64)>, Bo
 }
 
 /// Bytes that the elements of a port take in its memory.
-pub fn port_bytes(port: &Port) -> u64 {
+pub fn port_bytes(port: &Port, half: bool) -> u64 {
     let elements: u64 = port.shape.iter().map(|d| *d as u64).product();
-    elements * stored_bytes(port.dtype)
+    elements * stored_bytes(port.dtype, half)
 }
 
 /// Bytes of the bases of a dispatch, from one to the next in a buffer with those of all.
@@ -200,9 +205,10 @@ pub fn bases_stride(dispatches: &Dispatches, limits: &Limits) -> u64 {
 }
 
 /// How much larger the arena is than planned.
-fn factor(program: &Program) -> u64 {
-    let narrow = |b: &Buffer| matches!(b.place, Place::Arena { .. }) && b.dtype.bytes() < 4;
-    if program.buffers.iter().any(narrow) { 4 } else { 1 }
+fn factor(program: &Program, half: bool) -> u64 {
+    let in_arena = |b: &&Buffer| matches!(b.place, Place::Arena { .. });
+    let of = |b: &Buffer| stored_bytes(b.dtype, half) / b.dtype.bytes() as u64;
+    program.buffers.iter().filter(in_arena).map(of).max().unwrap_or(1)
 }
 
 struct Walk<'a> {
@@ -249,9 +255,9 @@ impl Walk<'_> {
 
     fn condition(&self, spot: Spot) -> Bound {
         // A whole buffer: its elements are four times as far apart as its bytes.
-        let scale = stored_bytes(DType::Bool) / DType::Bool.bytes() as u64;
+        let scale = stored_bytes(DType::Bool, false) / DType::Bool.bytes() as u64;
         let memory = self.number(spot.memory);
-        Bound { memory, offset: spot.offset * scale, bytes: stored_bytes(DType::Bool) }
+        Bound { memory, offset: spot.offset * scale, bytes: stored_bytes(DType::Bool, false) }
     }
 
     /// A memory's place in the list of all.
@@ -273,7 +279,8 @@ impl Walk<'_> {
             Place::Input(_) | Place::Output(_) | Place::State(_) | Place::Const(_) => 0,
         };
         let element = (spot.offset - start) / dtype.bytes() as u64;
-        start * factor(self.program) + element * stored_bytes(dtype)
+        start * factor(self.program, self.limits.features.half)
+            + element * stored_bytes(dtype, self.limits.features.half)
     }
 
     /// Nothing where the kernel has no grid points.
@@ -291,8 +298,9 @@ impl Walk<'_> {
         for ((param, arg), spot) in kernel.params.iter().zip(&launch.args).zip(&self.spots[first..])
         {
             let at = self.place(arg.buffer, param.elem, *spot);
+            let element_bytes = stored_bytes(param.elem, self.limits.features.half);
             let base = at % self.limits.align;
-            let bytes = base + param.len.max(1) * stored_bytes(param.elem);
+            let bytes = base + param.len.max(1) * element_bytes;
             if bytes > self.limits.binding {
                 let (name, most) = (&param.name, self.limits.binding);
                 let message = format!(
@@ -302,7 +310,7 @@ impl Walk<'_> {
                 return Err(error("E0865", message));
             }
             params.push(Bound { memory: self.number(spot.memory), offset: at - base, bytes });
-            bases.push((base / stored_bytes(param.elem)) as i32);
+            bases.push((base / element_bytes) as i32);
         }
         Ok(Some(Dispatch { launch: id, kernel: launch.kernel, params, bases }))
     }

@@ -7,12 +7,13 @@ use crate::ir::attr::Attr;
 use crate::ir::builder::Builder;
 use crate::ir::graph::{Graph, Value};
 use crate::kernel::eval::run_all;
-use crate::kernel::generate::contract::{build, is_contraction};
+use crate::kernel::generate::contract::{build, is_contraction, product};
 use crate::kernel::generate::loops;
 use crate::kernel::ir::Kernel;
 use crate::kernel::legalize::legalize;
-use crate::kernel::nest::Nest;
+use crate::kernel::nest::{Nest, Slot};
 use crate::kernel::types::check_types;
+use crate::kernel::verify::verify;
 
 fn input(b: &mut Builder, i: usize, dtype: DType, shape: &[usize]) -> Value {
     b.input(&format!("x{i}"), TensorType::of(dtype, shape))
@@ -54,17 +55,18 @@ fn data(dtype: DType, n: usize, seed: u64) -> Vec<u8> {
     }
 }
 
+/// Buffers of all slots.
+fn filled(nest: &Nest) -> Vec<Vec<u8>> {
+    let of = |(i, s): (usize, &Slot)| match i < nest.operands {
+        true => data(s.dtype, s.numel() as usize, 1 + i as u64),
+        false => vec![0xa5; s.numel() as usize * s.dtype.bytes()],
+    };
+    nest.slots.iter().enumerate().map(of).collect()
+}
+
 fn bits(kernel: &Kernel, nest: &Nest) -> Vec<u8> {
     check_types(kernel).unwrap();
-    let mut buffers: Vec<Vec<u8>> = nest
-        .slots
-        .iter()
-        .enumerate()
-        .map(|(i, s)| match i < nest.operands {
-            true => data(s.dtype, s.numel() as usize, 1 + i as u64),
-            false => vec![0xa5; s.numel() as usize * s.dtype.bytes()],
-        })
-        .collect();
+    let mut buffers = filled(nest);
     run_all(kernel, &mut buffers).unwrap();
     buffers[nest.operands..].concat()
 }
@@ -79,6 +81,40 @@ fn check(what: &str, nest: &Nest) {
         assert!(bits(&kernel, nest) == want, "{what} on {isa:?}");
         assert!(bits(&legalize(&kernel, &machine), nest) == want, "{what} on {isa:?}, legal");
     }
+    check_product(what, nest);
+}
+
+/// The parts of a product, run one after the other, give the same bits.
+fn check_product(what: &str, nest: &Nest) {
+    let machine = Machine::new(Isa::Gpu, 16);
+    let Some(p) = product(nest, &machine) else { return };
+    let size = |a: u32, b: u32| p.groups as usize * a as usize * b as usize;
+    let mut buffers = filled(nest);
+    let mut run = |kernel: &Kernel, matrix: Vec<f32>| -> Vec<f32> {
+        verify(kernel).unwrap_or_else(|e| panic!("{what}: {e}"));
+        buffers.push(bytemuck::cast_slice(&matrix).to_vec());
+        run_all(kernel, &mut buffers).unwrap_or_else(|e| panic!("{what}: {e}"));
+        bytemuck::pod_collect_to_vec(&buffers.pop().unwrap())
+    };
+    let left = run(&p.left.kernel, vec![f32::NAN; size(p.rows, p.steps)]);
+    let right = run(&p.right.kernel, vec![f32::NAN; size(p.steps, p.columns)]);
+    let [rows, columns, steps] = [p.rows, p.columns, p.steps].map(|n| n as usize);
+    let mut sums = vec![0f32; size(p.rows, p.columns)];
+    for (i, sum) in sums.iter_mut().enumerate() {
+        let (group, row, column) = (i / columns / rows, i / columns % rows, i % columns);
+        // (step, row or column, group), or (row or column, step, group).
+        let place = |by_steps: bool, step: usize, (at, extent): (usize, usize)| match by_steps {
+            true => (group * extent + at) * steps + step,
+            false => (group * steps + step) * extent + at,
+        };
+        for step in 0..steps {
+            let a = left[place(p.left.by_steps, step, (row, rows))];
+            *sum += a * right[place(p.right.by_steps, step, (column, columns))];
+        }
+    }
+    run(&p.finish, sums);
+    let got = buffers[nest.operands..].concat();
+    assert!(got == bits(&loops::build(nest, &machine), nest), "{what} as a product");
 }
 
 /// Loops, which take it because tiles would share nothing, give the same bits with vectors of any

@@ -7,7 +7,7 @@
 //! `DLC_SHAPES_FROM=N` begins at another seed, so that a failure runs alone.
 
 mod conv;
-mod draw;
+pub mod draw;
 mod matmul;
 mod rows;
 
@@ -82,6 +82,16 @@ fn report(test: &str, seed: u64, case: &Case, why: &str) -> String {
          alone: DLC_SHAPES=1 DLC_SHAPES_FROM={seed} cargo test --test main random_shapes::{test}\n",
         print_graph(graph).text
     )
+}
+
+/// Models of one contraction or a few, with and without vectors of products.
+pub const CONTRACTIONS: &[fn(u64) -> Case] = &[matmul::case, conv::case, conv::tiled];
+
+/// Compares what `options` make of a case with the reference.
+pub fn check_on(case: &Case, options: Options) -> Result<(), String> {
+    let bound = Bound::of(case)?;
+    let found = outputs(&case.graph, &case.env, Options { level: case.level, ..options })?;
+    bound.check(&found)
 }
 
 /// Whether the case was compared exactly, or what went wrong.

@@ -59,8 +59,12 @@ pub const CLAIMED: &[&str] = &["attention"];
 
 /// The kernel of a nest, and the name of the generator that made it.
 pub fn build(nest: &Nest, machine: &Machine) -> (Kernel, &'static str) {
-    TABLE
+    let (mut kernel, name) = TABLE
         .iter()
         .find_map(|row| Some(((row.build)(nest, machine)?, row.name)))
-        .expect("the loop generator takes every nest")
+        .expect("the loop generator takes every nest");
+    if machine.in_step() {
+        kernel.product = contract::product(nest, machine).map(Box::new);
+    }
+    (kernel, name)
 }

@@ -30,7 +30,7 @@
 //! | For, If | with registers of the types above |
 //!
 //! Narrow integers (i8, i16, u8, u16) are only loaded and converted to i32, or converted from i32
-//! and stored: scalars, and with [`Form::packed`] also L4 of them. Floats of 16 bits, bool in
+//! and stored: scalars, and with [`Form::packed`] also L4 of them. bf16, f16 without [`Form::half`], bool in
 //! memory, gathers and folds do not occur.
 
 mod memory;
@@ -60,6 +60,8 @@ pub struct Form {
     pub packed: bool,
     /// Multiplying by a power of two is one instruction.
     pub scales: bool,
+    /// Elements of f16 are loaded, stored and converted to and from f32.
+    pub half: bool,
 }
 
 impl Form {
@@ -67,7 +69,14 @@ impl Form {
         let vector_bytes = machine.vector_bytes;
         let narrowest = vector_bytes.min(16);
         let scales = machine.isa == Isa::X86_64V4 && vector_bytes > 16;
-        Form { vector_bytes, narrowest, masked: vector_bytes > 16, packed: true, scales }
+        Form {
+            vector_bytes,
+            narrowest,
+            masked: vector_bytes > 16,
+            packed: true,
+            scales,
+            half: false,
+        }
     }
 
     /// Lanes of the vectors that hold `n` elements of 4 or 8 bytes; 1 where none does.
@@ -87,5 +96,5 @@ pub fn legalize(kernel: &Kernel, machine: &Machine) -> Kernel {
 
 /// The kernel in a given legal form.
 pub fn legalize_to(kernel: &Kernel, form: Form) -> Kernel {
-    dce(split(&widen(&expand_math(kernel, form.scales)), form))
+    dce(split(&widen(&expand_math(kernel, form.scales), form.half), form))
 }

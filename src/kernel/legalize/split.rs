@@ -542,6 +542,8 @@ impl Splitter<'_> {
         let each = match (from.dtype(), to.dtype()) {
             (DType::F32, DType::I32) | (DType::I32, DType::F32) => self.native(to),
             (f, _) if f.bytes() < 4 => self.rep(v).each,
+            // It may be read again: rounding is what it is for.
+            (_, DType::F16) => 1,
             (_, t) if t.bytes() < 4 => {
                 self.narrowed[dst.0 as usize] = Some(v);
                 return;

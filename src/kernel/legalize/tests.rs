@@ -24,6 +24,7 @@ fn forms() -> impl Iterator<Item = Form> {
         masked,
         packed,
         scales: vector_bytes == 64,
+        half: false,
     })
 }
 
@@ -46,7 +47,7 @@ fn legal_kernels_have_the_same_bits() {
         let numerics = if seed % 2 == 0 { Numerics::Fused } else { Numerics::Separate };
         let kernel = random_kernel(seed, numerics, Limits { size: 40, math: false });
         check_types(&kernel).unwrap();
-        assert_same(&kernel, &widen(&kernel), seed);
+        assert_same(&kernel, &widen(&kernel, false), seed);
         for form in forms() {
             let legal = legalize_to(&kernel, form);
             assert_legal(&legal, form);
@@ -162,6 +163,7 @@ fn what_fits_is_not_split() {
         masked: false,
         packed: false,
         scales: false,
+        half: false,
     };
     assert_eq!(legalize_to(&kernel, form(32)), dce(kernel.clone()));
     let split = legalize_to(&kernel, form(16));
@@ -187,7 +189,7 @@ fn plain_kernels_are_not_widened() {
         });
         b.finish()
     };
-    let borrowed = |k: &Kernel| matches!(widen(k), Cow::Borrowed(_));
+    let borrowed = |k: &Kernel| matches!(widen(k, false), Cow::Borrowed(_));
     assert!(borrowed(&kernel(DType::F32, 8)));
     assert!(!borrowed(&kernel(DType::F32, 1)));
     assert!(!borrowed(&kernel(DType::I8, 8)));

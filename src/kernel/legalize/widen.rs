@@ -6,7 +6,8 @@
 //!
 //! - A narrow integer is an i32 that holds its value; what may leave the range is wrapped back.
 //! - An f16 or bf16 is an i32 that holds its 16 bits; its value is computed by operations on bits,
-//!   rounded to nearest even.
+//!   rounded to nearest even. Where the machine has f16 it is what loads give, stores take, and `Convert`
+//!   makes of f32 or consumes.
 //! - Masks have no comparisons and selects left, only and, or, xor, not.
 //! - Vectors convert only between f32 and i32, between narrow integers and i32, or by way of other
 //!   operations; other pairs remain as they are.
@@ -18,17 +19,18 @@ use crate::kernel::build::KernelBuilder;
 use crate::kernel::ir::*;
 use crate::kernel::rebuild::{Map, Outcome, Rule, rebuild};
 
-/// Narrow types to 32 bits.
-pub fn widen(kernel: &Kernel) -> Cow<'_, Kernel> {
+/// Narrow types to 32 bits; `half`: but for f16.
+pub fn widen(kernel: &Kernel, half: bool) -> Cow<'_, Kernel> {
     let mut literals = vec![None; kernel.types.len()];
     if !is_narrow_anywhere(kernel) && is_plain(kernel, &kernel.body, &mut literals) {
         return Cow::Borrowed(kernel);
     }
     let mut b = KernelBuilder::like(kernel);
     let (params, scratch) = b.buffers_mut();
-    params.iter_mut().for_each(|p| p.elem = in_memory(p.elem));
-    scratch.iter_mut().for_each(|s| s.elem = in_memory(s.elem));
-    Cow::Owned(rebuild(kernel, b, &mut Widen))
+    let mut rule = Widen { half };
+    params.iter_mut().for_each(|p| p.elem = rule.in_memory(p.elem));
+    scratch.iter_mut().for_each(|s| s.elem = rule.in_memory(s.elem));
+    Cow::Owned(rebuild(kernel, b, &mut rule))
 }
 
 fn is_narrow_anywhere(kernel: &Kernel) -> bool {
@@ -69,14 +71,39 @@ fn is_plain(kernel: &Kernel, region: &Region, literals: &mut [Option<Lit>]) -> b
     })
 }
 
-struct Widen;
+struct Widen {
+    /// The machine has f16.
+    half: bool,
+}
 
-/// How the bits of an element are seen in memory.
-fn in_memory(elem: DType) -> DType {
-    match elem {
-        DType::F16 | DType::BF16 => DType::U16,
-        DType::Bool => DType::U8,
-        d => d,
+impl Widen {
+    /// How the bits of an element are seen in memory.
+    fn in_memory(&self, elem: DType) -> DType {
+        match elem {
+            DType::F16 if self.half => DType::F16,
+            DType::F16 | DType::BF16 => DType::U16,
+            DType::Bool => DType::U8,
+            d => d,
+        }
+    }
+
+    fn is_narrow(&self, d: DType) -> bool {
+        is_narrow(d) && !(self.half && d == DType::F16)
+    }
+
+    /// `Convert` to or from an f16 that the machine has, by way of f32.
+    fn by_half(&self, b: &mut KernelBuilder, v: Val, from: Ty, to: Ty) -> Val {
+        let wide = Ty::of(DType::F32, from.lanes());
+        let of_f32 = match from.dtype() == DType::F16 {
+            true => b.convert(v, DType::F32),
+            false if from.dtype() == DType::F32 => v,
+            false => convert(b, v, from, wide),
+        };
+        match to.dtype() {
+            DType::F16 => b.convert(of_f32, DType::F16),
+            DType::F32 => of_f32,
+            _ => convert(b, of_f32, wide, to),
+        }
     }
 }
 
@@ -86,13 +113,13 @@ fn is_narrow(d: DType) -> bool {
 
 impl Rule for Widen {
     fn ty(&self, ty: Ty) -> Ty {
-        if is_narrow(ty.dtype()) { Ty::of(DType::I32, ty.lanes()) } else { ty }
+        if self.is_narrow(ty.dtype()) { Ty::of(DType::I32, ty.lanes()) } else { ty }
     }
 
     fn inst(&mut self, b: &mut KernelBuilder, inst: &Inst, map: &Map) -> Outcome {
         let dtype = |v: Val| map.old.ty(v).dtype();
         match inst {
-            Inst::Const { dst, value } if is_narrow(value.dtype) => {
+            Inst::Const { dst, value } if self.is_narrow(value.dtype) => {
                 let held = value.as_int().unwrap_or(value.bits as i64);
                 let ty = self.ty(map.old.ty(*dst));
                 Outcome::Value(b.constant(ty, Lit::int(DType::I32, held)))
@@ -119,13 +146,17 @@ impl Rule for Widen {
                 })
             }
             Inst::Lane { dst, op: LaneOp::Convert, args } => {
-                let (v, from) = (map.get(args[0]), map.old.ty(args[0]));
-                Outcome::Value(convert(b, v, from, map.old.ty(*dst)))
+                let (v, from, to) = (map.get(args[0]), map.old.ty(args[0]), map.old.ty(*dst));
+                let of_half = self.half && [from, to].iter().any(|t| t.dtype() == DType::F16);
+                Outcome::Value(match of_half {
+                    true => self.by_half(b, v, from, to),
+                    false => convert(b, v, from, to),
+                })
             }
             Inst::Load { dst, at, mode, valid, fill } => {
                 let elem = dtype(*dst);
-                let seen = in_memory(elem);
-                if elem == seen && !is_narrow(elem) {
+                let seen = self.in_memory(elem);
+                if elem == seen && !self.is_narrow(elem) {
                     return Outcome::Copy;
                 }
                 let fill = fill.map(|l| Lit { dtype: seen, bits: l.bits });
@@ -140,8 +171,8 @@ impl Rule for Widen {
             }
             Inst::Store { at, v, valid } => {
                 let elem = dtype(*v);
-                let seen = in_memory(elem);
-                if elem == seen && !is_narrow(elem) {
+                let seen = self.in_memory(elem);
+                if elem == seen && !self.is_narrow(elem) {
                     return Outcome::Copy;
                 }
                 let mut held = map.get(*v);

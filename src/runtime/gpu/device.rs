@@ -8,7 +8,7 @@ use super::failure::Failure;
 use super::ready;
 use crate::base::diag::Diagnostic;
 use crate::runtime::dispatch::Limits;
-use crate::target::wgsl::Features;
+use crate::target::wgsl::{Coop, Features, Matmul, Matrices};
 
 /// What is known of an adapter.
 #[derive(Clone, Debug)]
@@ -38,6 +38,8 @@ pub struct Device {
     pub(super) queue: wgpu::Queue,
     pub(super) failure: Failure,
     limits: wgpu::Limits,
+    /// Tiles of cooperative matrices, and whether they gave right sums.
+    pub(super) tried: Mutex<BTreeMap<Coop, bool>>,
 }
 
 fn instance() -> wgpu::Instance {
@@ -61,7 +63,7 @@ fn describe(adapter: &wgpu::Adapter) -> Adapter {
         backend: format!("{:?}", info.backend).to_lowercase(),
         driver: format!("{} {}", info.driver, info.driver_info).trim().into(),
         software: info.device_type == wgpu::DeviceType::Cpu,
-        features: features(adapter.features()),
+        features: features(adapter),
         timestamps: adapter.features().contains(wgpu::Features::TIMESTAMP_QUERY),
         cooperative: cooperative.iter().map(|p| format!("{p:?}")).collect(),
         binding: limits.max_storage_buffer_binding_size,
@@ -70,11 +72,44 @@ fn describe(adapter: &wgpu::Adapter) -> Adapter {
     }
 }
 
-fn features(of: wgpu::Features) -> Features {
+fn features(adapter: &wgpu::Adapter) -> Features {
+    let (of, limits) = (adapter.features(), adapter.limits());
     Features {
         int64: of.contains(wgpu::Features::SHADER_INT64),
         float64: of.contains(wgpu::Features::SHADER_F64),
+        half: of.contains(wgpu::Features::SHADER_F16),
+        matrices: matrices(adapter),
+        shared: limits.max_compute_workgroup_storage_size,
+        invocations: limits.max_compute_invocations_per_workgroup,
+        matmul: Matmul::Auto,
+        coop: None,
     }
+}
+
+/// What products by cooperative matrices need of an adapter.
+const MATRICES: wgpu::Features =
+    wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16);
+
+/// The largest cooperative matrices of f16, with sums of f32 where there are such.
+fn matrices(adapter: &wgpu::Adapter) -> Option<Matrices> {
+    use wgpu::CooperativeScalarType::{F16, F32};
+    let info = adapter.get_info();
+    if !adapter.features().contains(MATRICES) || info.subgroup_min_size != info.subgroup_max_size {
+        return None;
+    }
+    let square = |p: &wgpu::CooperativeMatrixProperties| {
+        let size = p.m_size;
+        let fits = [8, 16].contains(&size) && [p.n_size, p.k_size] == [size; 2];
+        let half_sums = match p.cr_type {
+            F16 => true,
+            F32 => false,
+            _ => return None,
+        };
+        let subgroup = info.subgroup_max_size;
+        (fits && p.ab_type == F16).then_some(Matrices { size, half_sums, subgroup })
+    };
+    let all = adapter.cooperative_matrix_properties();
+    all.iter().filter_map(square).max_by_key(|m| (!m.half_sums, m.size))
 }
 
 /// The adapters of this machine.
@@ -98,12 +133,16 @@ impl Device {
         let Some(adapter) = chosen else {
             return Err(Box::new(none(name, &adapters)));
         };
-        let wanted = wgpu::Features::SHADER_INT64 | wgpu::Features::SHADER_F64;
+        let wanted = wgpu::Features::SHADER_INT64 | wgpu::Features::SHADER_F64 | MATRICES;
         let limits = adapter.limits();
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("dlc"),
             required_features: adapter.features() & (wanted | wgpu::Features::TIMESTAMP_QUERY),
             required_limits: limits.clone(),
+            // SAFETY: cooperative matrices are the only such feature that is asked for. What wgpu does
+            // not check of them is seen to by the templates: matrices lie inside of what they are loaded
+            // from, workgroups are whole subgroups, and a self-test compares results.
+            experimental_features: unsafe { wgpu::ExperimentalFeatures::enabled() },
             ..wgpu::DeviceDescriptor::default()
         };
         let opened = ready(adapter.request_device(&descriptor), || {});
@@ -113,7 +152,8 @@ impl Device {
         })?;
         let failure = Failure::default();
         failure.listen(&device);
-        Ok(Arc::new(Device { adapter: describe(adapter), device, queue, failure, limits }))
+        let (adapter, tried) = (describe(adapter), Mutex::default());
+        Ok(Arc::new(Device { adapter, device, queue, failure, limits, tried }))
     }
 
     /// The same, opened once in a process.

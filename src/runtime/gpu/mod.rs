@@ -6,6 +6,7 @@ pub mod device;
 mod failure;
 mod pack;
 mod pipeline;
+mod selftest;
 pub mod session;
 mod timing;
 mod transfer;

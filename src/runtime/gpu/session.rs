@@ -13,13 +13,16 @@ use super::pack::{narrowed, widened};
 use super::pipeline::Pipeline;
 use super::timing::Clock;
 use super::transfer;
+use crate::base::codes::WRONG_MATRICES;
 use crate::base::diag::Diagnostic;
 use crate::base::{DType, Tensor};
-use crate::runtime::dispatch::{Action, Bound, Dispatch, Dispatches, bases_stride, port_bytes};
+use crate::runtime::dispatch::{
+    Action, Bound, Dispatch, Dispatches, Limits, bases_stride, port_bytes,
+};
 use crate::runtime::layout::check_values;
 use crate::runtime::{check_len, tensor_of};
 use crate::schedule::program::{KernelId, LaunchId, Port, Program};
-use crate::target::wgsl::{Binding, base_vectors};
+use crate::target::wgsl::{Binding, Coop, Matmul, base_vectors};
 
 /// A Program's shaders on a device.
 pub struct Compiled {
@@ -28,6 +31,10 @@ pub struct Compiled {
     dispatches: Dispatches,
     /// Of each kernel that has grid points.
     pipelines: BTreeMap<KernelId, Pipeline>,
+    /// Whether shaders have f16.
+    half: bool,
+    /// What the user should know.
+    pub warnings: Vec<Diagnostic>,
 }
 
 /// A part of a run.
@@ -51,14 +58,57 @@ pub(super) fn error(code: &'static str, message: impl Into<String>) -> Box<Diagn
 }
 
 impl Compiled {
-    pub fn new(program: Arc<Program>, device: Arc<Device>) -> Result<Compiled, Box<Diagnostic>> {
+    pub fn new(
+        program: Arc<Program>,
+        device: Arc<Device>,
+        matmul: Matmul,
+    ) -> Result<Compiled, Box<Diagnostic>> {
         check_values(&program).map_err(|e| Box::new(e.diagnostic()))?;
-        let dispatches = Dispatches::of(&program, &device.allowed())?;
+        let mut limits = device.allowed();
+        limits.features.matmul = matmul;
+        if matmul == Matmul::Coop && limits.features.matrices.is_none() {
+            let message =
+                format!("the adapter `{}` has no cooperative matrices", device.adapter.name);
+            let help = "`--gpu-matmul auto` uses them where there are some";
+            return Err(Box::new(Diagnostic::error("E0868", None, message).help(help)));
+        }
+        let compiled = Compiled::within(program, device, &limits)?;
+        let wrong: Vec<Coop> =
+            compiled.tiles().filter(|tile| !compiled.device.multiplies(*tile)).collect();
+        if wrong.is_empty() {
+            return Ok(compiled);
+        }
+        let Compiled { program, device, .. } = compiled;
+        let name = &device.adapter.name;
+        let message = format!("the cooperative matrices of the adapter `{name}` give wrong sums");
+        if matmul == Matmul::Coop {
+            return Err(Box::new(Diagnostic::error("E0868", None, message)));
+        }
+        limits.features.matrices = None;
+        let note = "products are computed in tiles without them";
+        let warning = Diagnostic::warning(WRONG_MATRICES, None, message).note(note);
+        let compiled = Compiled::within(program, device, &limits)?;
+        Ok(Compiled { warnings: vec![warning], ..compiled })
+    }
+
+    /// Shaders that use what is allowed, untried.
+    pub(super) fn within(
+        program: Arc<Program>,
+        device: Arc<Device>,
+        limits: &Limits,
+    ) -> Result<Compiled, Box<Diagnostic>> {
+        let dispatches = Dispatches::of(&program, limits)?;
         let mut pipelines = BTreeMap::new();
         for (kernel, prepared) in &dispatches.shaders {
             pipelines.insert(*kernel, Pipeline::new(&device, prepared)?);
         }
-        Ok(Compiled { program, device, dispatches, pipelines })
+        let (half, warnings) = (limits.features.half, vec![]);
+        Ok(Compiled { program, device, dispatches, pipelines, half, warnings })
+    }
+
+    /// The tiles of cooperative matrices that shaders use.
+    pub(super) fn tiles(&self) -> impl Iterator<Item = Coop> + '_ {
+        self.dispatches.shaders.values().filter_map(|p| p.shader.coop)
     }
 }
 
@@ -71,10 +121,14 @@ impl Session {
         let buffers = buffers.collect::<Result<Vec<_>, _>>()?;
         let first = buffers.len() - program.const_values.len();
         for (value, buffer) in program.const_values.iter().zip(&buffers[first..]) {
-            write(device, buffer, value.dtype(), value.bytes())?;
+            write(&compiled, buffer, value.dtype(), value.bytes())?;
         }
         let steps = Binder::new(&compiled, &buffers)?.steps(&dispatches.actions)?;
         Ok(Session { compiled, buffers, steps, carried: BTreeMap::new(), overhead: None })
+    }
+
+    pub fn warnings(&self) -> &[Diagnostic] {
+        &self.compiled.warnings
     }
 
     /// Gives the device one run of the Program.
@@ -222,7 +276,7 @@ impl Session {
         let port = &self.compiled.program.inputs[i];
         check_len("input", port, bytes.len()).map_err(|e| Box::new(e.diagnostic()))?;
         self.carried.remove(&i);
-        write(&self.compiled.device, &self.buffers[1 + i], port.dtype, bytes)
+        write(&self.compiled, &self.buffers[1 + i], port.dtype, bytes)
     }
 
     pub fn set_state(&mut self, i: usize, bytes: &[u8]) -> Result<(), Box<Diagnostic>> {
@@ -230,7 +284,7 @@ impl Session {
         let port = &program.states[i];
         check_len("state", port, bytes.len()).map_err(|e| Box::new(e.diagnostic()))?;
         let at = 1 + program.inputs.len() + program.outputs.len() + i;
-        write(&self.compiled.device, &self.buffers[at], port.dtype, bytes)
+        write(&self.compiled, &self.buffers[at], port.dtype, bytes)
     }
 
     /// A copy of an output.
@@ -247,8 +301,10 @@ impl Session {
     }
 
     fn tensor(&self, buffer: usize, port: &Port) -> Result<Tensor, Box<Diagnostic>> {
-        let bytes = self.read(Bound { memory: buffer, offset: 0, bytes: port_bytes(port) })?;
-        Ok(tensor_of(port, &narrowed(port.dtype, &bytes)))
+        let half = self.compiled.half;
+        let bytes = port_bytes(port, half);
+        let bytes = self.read(Bound { memory: buffer, offset: 0, bytes })?;
+        Ok(tensor_of(port, &narrowed(port.dtype, &bytes, half)))
     }
 }
 
@@ -257,12 +313,13 @@ fn failed(e: String) -> Box<Diagnostic> {
 }
 
 fn write(
-    device: &Device,
+    compiled: &Compiled,
     buffer: &wgpu::Buffer,
     dtype: DType,
     bytes: &[u8],
 ) -> Result<(), Box<Diagnostic>> {
-    let bytes = widened(dtype, bytes);
+    let Compiled { device, half, .. } = compiled;
+    let bytes = widened(dtype, bytes, *half);
     let written = device.checked(|| device.queue.write_buffer(buffer, 0, &bytes));
     written.map_err(|e| error("E0866", format!("copying values to the GPU: {e}")))
 }

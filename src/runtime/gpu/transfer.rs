@@ -1,8 +1,13 @@
 //! Bytes from a device.
 
+use std::time::Duration;
+
 use super::device::Device;
 use super::session::error;
 use crate::base::diag::Diagnostic;
+
+/// From the end of what a device was given until everybody knows, at most.
+const LATE: Duration = Duration::from_secs(10);
 
 /// Bytes of a buffer, once the device has computed everything that it was given.
 pub fn read(
@@ -35,7 +40,8 @@ pub fn read(
         let _ = send.send(result);
     });
     device.wait().map_err(failed)?;
-    match receive.try_recv() {
+    // Where another thread waits as well, it may be the one that calls back, a little later.
+    match receive.recv_timeout(LATE) {
         Ok(Ok(())) => {}
         Ok(Err(e)) => return Err(failed(e.to_string())),
         Err(_) => return Err(failed(device.failure.lose())),

@@ -9,8 +9,9 @@ pub fn element(dtype: DType) -> &'static str {
         DType::F32 => "f32",
         DType::F64 => "f64",
         DType::I8 | DType::I16 | DType::I32 => "i32",
-        // Floats of 16 bits are what the legal form makes of them: their bits.
-        DType::U8 | DType::U16 | DType::U32 | DType::Bool | DType::F16 | DType::BF16 => "u32",
+        // Other floats of 16 bits are what the legal form makes of them: their bits.
+        DType::F16 => "f16",
+        DType::U8 | DType::U16 | DType::U32 | DType::Bool | DType::BF16 => "u32",
         DType::I64 => "i64",
         DType::U64 => "u64",
     }
@@ -48,7 +49,8 @@ pub fn literal(of: Ty, lit: Lit) -> String {
             n if n == i32::MIN as i64 => "(-2147483647 - 1)".into(),
             n => format!("{n}"),
         },
-        DType::U8 | DType::U16 | DType::U32 | DType::F16 | DType::BF16 => {
+        DType::F16 => format!("f16({})", float(lit.as_f64() as f32)),
+        DType::U8 | DType::U16 | DType::U32 | DType::BF16 => {
             format!("{}u", lit.bits)
         }
         DType::I64 => match int(lit) {

@@ -11,27 +11,84 @@
 //! - The scratch of an invocation is private where it is small, else its part of a buffer.
 
 mod expr;
+mod product;
 mod stmt;
+mod template;
 
 use std::fmt::Write;
 
 use crate::base::DType;
 use crate::base::machine::Numerics;
-use crate::kernel::ir::{Kernel, Scope};
+use crate::kernel::ir::{Kernel, Param, Scope};
 use crate::kernel::legalize::{Form, legalize_to};
+use crate::kernel::product::{Operand, Product};
+use product::Template;
+pub use product::{Coop, all_coop_tiles};
+use stmt::Role;
 
 /// Invocations of a workgroup.
 pub const WORKGROUP: u32 = 64;
 /// Bytes of scratch that are private to an invocation.
 const PRIVATE: u64 = 1 << 10;
 
-/// What an adapter offers beyond core WGSL.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+/// What shaders may use, and what was asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Features {
     /// 64-bit integers.
     pub int64: bool,
     /// 64-bit floats.
     pub float64: bool,
+    /// 16-bit floats, in memory too.
+    pub half: bool,
+    /// Cooperative matrices of f16.
+    pub matrices: Option<Matrices>,
+    /// Bytes that a workgroup shares.
+    pub shared: u32,
+    /// Invocations of a workgroup.
+    pub invocations: u32,
+    pub matmul: Matmul,
+    /// The only tile of cooperative matrices to use.
+    pub coop: Option<Coop>,
+}
+
+/// What every adapter offers that has WebGPU.
+impl Default for Features {
+    fn default() -> Features {
+        Features {
+            int64: false,
+            float64: false,
+            half: false,
+            matrices: None,
+            shared: 16 << 10,
+            invocations: 256,
+            matmul: Matmul::Auto,
+            coop: None,
+        }
+    }
+}
+
+/// Matrices of f16 that a subgroup multiplies together.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Matrices {
+    /// Rows, columns and steps: 8 or 16.
+    pub size: u32,
+    /// Whether sums are of f16, not of f32.
+    pub half_sums: bool,
+    /// Invocations of a subgroup.
+    pub subgroup: u32,
+}
+
+/// How products of matrices are computed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Matmul {
+    /// By cooperative matrices where both operands are of f16 and the adapter has them, else in tiles,
+    /// else, where they are small, without either.
+    #[default]
+    Auto,
+    /// In tiles through workgroup memory.
+    Tiled,
+    /// As `Auto`, small ones too; an adapter without cooperative matrices is an error.
+    Coop,
 }
 
 /// Why a kernel has no shader.
@@ -59,35 +116,115 @@ pub struct Shader {
     pub name: String,
     pub source: String,
     pub bindings: Vec<Binding>,
-    /// Grid points.
-    pub points: u64,
+    /// Invocations of a workgroup.
+    pub workgroup: u32,
+    /// Workgroups that share the work evenly; any number does all of it.
+    pub groups: u64,
+    /// The tile, where a product is computed by cooperative matrices.
+    pub coop: Option<Coop>,
 }
 
-/// Bytes that an element takes in a buffer of the GPU.
-pub fn stored_bytes(dtype: DType) -> u64 {
-    dtype.bytes().max(4) as u64
+/// Bytes that an element takes in a buffer of the GPU; `half`: f16 is a type of its shaders.
+pub fn stored_bytes(dtype: DType, half: bool) -> u64 {
+    match dtype {
+        DType::F16 if half => 2,
+        _ => dtype.bytes().max(4) as u64,
+    }
+}
+
+/// What is printed.
+fn form(features: Features) -> Form {
+    let (vector_bytes, half) = (16, features.half);
+    Form { vector_bytes, narrowest: 16, masked: false, packed: false, scales: false, half }
 }
 
 /// The shader of a kernel.
 pub fn shader(kernel: &Kernel, features: Features) -> Result<Shader, Refused> {
-    let form =
-        Form { vector_bytes: 16, narrowest: 16, masked: false, packed: false, scales: false };
-    let kernel = &legalize_to(kernel, form);
-    check(kernel, features)?;
-    let mut bindings: Vec<Binding> = (0..kernel.params.len() as u16).map(Binding::Param).collect();
+    let template = kernel.product.as_ref().and_then(|p| Some((p, product::choose(p, &features)?)));
+    match template {
+        Some((product, template)) => by_template(kernel, product, template, features),
+        None => by_points(kernel, features),
+    }
+}
+
+/// One that computes a product in tiles.
+fn by_template(
+    kernel: &Kernel,
+    product: &Product,
+    template: Template,
+    features: Features,
+) -> Result<Shader, Refused> {
+    let matrix = kernel.params.len() as u16;
+    let mut functions = String::new();
+    let operand = |o: &Operand| Role::Operand { matrix, lanes: o.lanes };
+    let parts = [
+        ("left", &product.left.kernel, operand(&product.left)),
+        ("right", &product.right.kernel, operand(&product.right)),
+        ("finish", &product.finish, Role::Finish { matrix }),
+    ];
+    let mut params = vec![];
+    for (name, part, role) in parts {
+        let part = legalize_to(part, form(features));
+        check(&part, features)?;
+        stmt::part(&part, name, role, &mut functions);
+        params = part.params;
+    }
+    params.pop();
     let mut source = String::new();
-    let out = &mut source;
-    for (i, param) in kernel.params.iter().enumerate() {
-        let element = expr::element(param.elem);
+    let mut bindings = declare_params(&params, &mut source);
+    let at = bindings.len();
+    bindings.push(declare_bases(at, kernel.params.len(), &mut source));
+    declare_helpers(&functions, features, &mut source);
+    source.push_str(&functions);
+    source.push_str(&template.text(product));
+    let (workgroup, groups) = (template.invocations(), template.tiles(product));
+    let source = format!("{}{}{source}", enables(&source, features), template.enables());
+    let (name, coop) = (kernel.name.clone(), template.coop());
+    Ok(Shader { name, source, bindings, workgroup, groups, coop })
+}
+
+/// What a text needs to be enabled.
+fn enables(text: &str, features: Features) -> &'static str {
+    if features.half && text.contains("f16") { "enable f16;\n" } else { "" }
+}
+
+fn declare_params(params: &[Param], out: &mut String) -> Vec<Binding> {
+    let declare = |(i, param): (usize, &Param)| {
+        let (element, Param { len, elem, .. }) = (expr::element(param.elem), param);
         let _ = writeln!(
             out,
-            "@group(0) @binding({i}) var<storage, read_write> p{i}: array<{element}>; // {} of {}",
-            param.len, param.elem
+            "@group(0) @binding({i}) var<storage, read_write> p{i}: array<{element}>; // {len} of {elem}",
         );
-    }
+        Binding::Param(i as u16)
+    };
+    params.iter().enumerate().map(declare).collect()
+}
+
+/// The uniform buffer, at a binding, for so many parameters.
+fn declare_bases(at: usize, params: usize, out: &mut String) -> Binding {
+    // The last vector is zero, which no compiler knows.
+    let vectors = base_vectors(params);
+    let _ = writeln!(
+        out,
+        "@group(0) @binding({at}) var<uniform> bases: array<vec4<i32>, {vectors}>;\n\
+         // Infinities and NaN are no constants of the language.\n\
+         var<private> bits: u32 = 0u;\n\
+         fn zero() -> i32 {{ return bases[{}].x; }}",
+        vectors - 1
+    );
+    Binding::Bases
+}
+
+/// One whose invocations run grid points.
+fn by_points(kernel: &Kernel, features: Features) -> Result<Shader, Refused> {
+    let kernel = &legalize_to(kernel, form(features));
+    check(kernel, features)?;
+    let mut source = String::new();
+    let out = &mut source;
+    let mut bindings = declare_params(&kernel.params, out);
     for (i, scratch) in kernel.scratch.iter().enumerate() {
         let (element, len) = (expr::element(scratch.elem), scratch.len.max(1));
-        let bytes = len * stored_bytes(scratch.elem);
+        let bytes = len * stored_bytes(scratch.elem, features.half);
         if is_private(bytes) {
             let _ = writeln!(out, "var<private> s{i}: array<{element}, {len}>;");
             continue;
@@ -100,28 +237,25 @@ pub fn shader(kernel: &Kernel, features: Features) -> Result<Shader, Refused> {
         );
     }
     let at = bindings.len();
-    bindings.push(Binding::Bases);
-    // The last vector is zero, which no compiler knows.
-    let vectors = base_vectors(kernel.params.len());
-    let _ = writeln!(
-        out,
-        "@group(0) @binding({at}) var<uniform> bases: array<vec4<i32>, {vectors}>;\n\
-         // Infinities and NaN are no constants of the language.\n\
-         var<private> bits: u32 = 0u;\n\
-         fn zero() -> i32 {{ return bases[{}].x; }}",
-        vectors - 1
-    );
+    bindings.push(declare_bases(at, kernel.params.len(), out));
     let mut function = String::new();
     stmt::function(kernel, &mut function);
+    declare_helpers(&function, features, out);
+    out.push_str(&function);
+    let groups = kernel.grid_points().div_ceil(WORKGROUP as u64);
+    let source = format!("{}{source}", enables(&source, features));
+    let (name, workgroup, coop) = (kernel.name.clone(), WORKGROUP, None);
+    Ok(Shader { name, source, bindings, workgroup, groups, coop })
+}
+
+/// The helpers that a text calls.
+fn declare_helpers(text_of: &str, features: Features, out: &mut String) {
     let float64 = if features.int64 { HELPERS_F64 } else { HELPERS_F64_ALONE };
     for (name, text) in float64.iter().chain(HELPERS) {
-        if function.contains(&format!("{name}(")) {
+        if text_of.contains(&format!("{name}(")) {
             out.push_str(text);
         }
     }
-    out.push_str(&function);
-    let points = kernel.grid_points();
-    Ok(Shader { name: kernel.name.clone(), source, bindings, points })
 }
 
 /// Vectors of the uniform buffer for so many parameters.

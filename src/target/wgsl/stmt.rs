@@ -1,19 +1,46 @@
 //! Instructions as statements.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use super::{WORKGROUP, expr, is_private, stored_bytes};
+use crate::base::DType;
 use crate::kernel::ir::{Addr, Buf, Inst, Kernel, LoadMode, Op, Region, Ty, Val};
+
+/// What a kernel is printed as.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The whole shader.
+    Entry,
+    /// A function of the grid point: the elements that would be stored in parameter `matrix`.
+    Operand { matrix: u16, lanes: u16 },
+    /// A function of the grid point and of the element that would be loaded from parameter `matrix`.
+    Finish { matrix: u16 },
+}
+
+impl Role {
+    /// Whether a store to this buffer is the function's result.
+    fn returns(self, buf: Buf) -> bool {
+        matches!(self, Role::Operand { matrix, .. } if buf == Buf::Param(matrix))
+    }
+
+    /// Whether a load from this buffer is the function's argument.
+    fn takes(self, buf: Buf) -> bool {
+        matches!(self, Role::Finish { matrix } if buf == Buf::Param(matrix))
+    }
+}
 
 struct Printer<'k> {
     kernel: &'k Kernel,
+    role: Role,
     /// What each register is called.
     names: Vec<String>,
     out: &'k mut String,
     depth: usize,
     /// Sums of floats: their terms.
     sums: BTreeMap<Val, Vec<Val>>,
+    /// Constants that are zero.
+    zeros: BTreeSet<Val>,
 }
 
 /// The entry point.
@@ -27,10 +54,27 @@ pub fn function(kernel: &Kernel, out: &mut String) {
          \x20 let all = groups.x * {WORKGROUP}u;\n\
          \x20 for (var point = id.x; point < {points}u; point += all) {{\n"
     );
-    let names = (0..kernel.types.len()).map(|i| format!("v{i}")).collect();
-    let mut printer = Printer { kernel, names, out, depth: 2, sums: BTreeMap::new() };
-    printer.region(&kernel.body);
+    Printer::new(kernel, Role::Entry, 2, out).region(&kernel.body);
     out.push_str("  }\n}\n");
+}
+
+/// A function of the grid point, for a template.
+pub fn part(kernel: &Kernel, name: &str, role: Role, out: &mut String) {
+    let (more, result) = match role {
+        Role::Entry => unreachable!("a shader is no part"),
+        Role::Operand { lanes, .. } => ("", format!(" -> {}", expr::ty(Ty::of(DType::F32, lanes)))),
+        Role::Finish { .. } => (", sum: f32", String::new()),
+    };
+    let _ = writeln!(out, "fn {name}(g0: i32, g1: i32, g2: i32{more}){result} {{");
+    Printer::new(kernel, role, 1, out).region(&kernel.body);
+    out.push_str("}\n");
+}
+
+impl<'k> Printer<'k> {
+    fn new(kernel: &'k Kernel, role: Role, depth: usize, out: &'k mut String) -> Printer<'k> {
+        let names = (0..kernel.types.len()).map(|i| format!("v{i}")).collect();
+        Printer { kernel, role, names, out, depth, sums: BTreeMap::new(), zeros: BTreeSet::new() }
+    }
 }
 
 impl Printer<'_> {
@@ -62,8 +106,14 @@ impl Printer<'_> {
         let kernel = self.kernel;
         match inst {
             Inst::Const { dst, value } => {
+                if value.dtype.is_float() && value.as_f64() == 0.0 {
+                    self.zeros.insert(*dst);
+                }
                 let text = expr::literal(kernel.ty(*dst), *value);
                 self.define(*dst, &text);
+            }
+            Inst::Grid { dst, axis } if self.role != Role::Entry => {
+                self.define(*dst, &format!("g{axis}"));
             }
             Inst::Grid { dst, axis } => {
                 let before: u64 = kernel.grid[..*axis as usize].iter().map(|n| *n as u64).product();
@@ -84,6 +134,10 @@ impl Printer<'_> {
             }
             Inst::Fold { .. } => unreachable!("the legal form has none"),
             Inst::Load { dst, at, mode, .. } => self.load(*dst, at, *mode),
+            Inst::Store { at, v, .. } if self.role.returns(at.buf) => {
+                let text = format!("return {};", self.name(*v));
+                self.line(&text);
+            }
             Inst::Store { at, v, .. } => {
                 let of = kernel.ty(*v);
                 let first = self.place(at);
@@ -125,16 +179,24 @@ impl Printer<'_> {
         }
     }
 
-    /// Names of operands; a sum from which one of its terms is taken again, or to which it is added,
-    /// is hidden, since a compiler that takes real numbers for floats would drop the rounding.
+    /// Names of operands. Some are hidden, since a compiler that takes real numbers for floats would drop
+    /// a rounding, or a NaN: a sum from which one of its terms is taken again, or to which it is added;
+    /// zero as a factor.
     fn operands(&mut self, dst: Val, op: Op, of: Ty, args: &[Val]) -> Vec<String> {
         let mut names = self.names(args);
-        let terms = match op {
-            Op::Add | Op::Sub => args,
-            Op::Fma => &args[2..],
+        if !of.dtype().is_float() {
+            return names;
+        }
+        let (factors, terms) = match op {
+            Op::Mul => (args, &args[2..]),
+            Op::Add | Op::Sub => (&args[..0], args),
+            Op::Fma => (&args[..2], &args[2..]),
             _ => return names,
         };
-        if !of.dtype().is_float() {
+        for (name, _) in names.iter_mut().zip(factors).filter(|(_, v)| self.zeros.contains(v)) {
+            *name = expr::kept(of, name);
+        }
+        if terms.is_empty() {
             return names;
         }
         if let [a, b] = *terms {
@@ -185,6 +247,9 @@ impl Printer<'_> {
 
     fn load(&mut self, dst: Val, at: &Addr, mode: LoadMode) {
         let of = self.kernel.ty(dst);
+        if self.role.takes(at.buf) {
+            return self.define(dst, "sum");
+        }
         let (first, buffer) = (self.place(at), buffer(at.buf));
         let text = match (mode, of.lanes()) {
             (_, 1) if of == Ty::Mask(1) => format!("{buffer}[{first}] != 0u"),
@@ -216,7 +281,7 @@ impl Printer<'_> {
             Buf::Scratch(i) => {
                 let scratch = &self.kernel.scratch[i as usize];
                 let len = scratch.len.max(1);
-                match is_private(len * stored_bytes(scratch.elem)) {
+                match is_private(len * stored_bytes(scratch.elem, true)) {
                     true => format!("{base}{plus}"),
                     false => format!("i32(id.x) * {len} + {base}{plus}"),
                 }

@@ -15,6 +15,7 @@
 
 mod operand;
 mod plan;
+mod product;
 mod space;
 mod tiles;
 mod tiling;
@@ -25,6 +26,7 @@ use crate::kernel::ir::{Buf, Kernel, Val};
 use crate::kernel::nest::Nest;
 use plan::Plan;
 pub use plan::is_small;
+pub use product::product;
 use tiling::Tiling;
 pub use tiling::{Extent, candidates, panel_width};
 

@@ -268,7 +268,7 @@ impl<'a> Plan<'a> {
 }
 
 /// The reduction, then the stages made of it on the spot; all at the same points.
-fn kept_stages(nest: &Nest) -> Option<Vec<u16>> {
+pub fn kept_stages(nest: &Nest) -> Option<Vec<u16>> {
     let kept: Vec<u16> = (0..nest.stages.len() as u16)
         .filter(|s| nest.stages[*s as usize].keep != Keep::Inline)
         .collect();
