@@ -7,9 +7,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock};
 
+use crate::base::codes::BEYOND_HALF;
 use crate::base::diag::{Diagnostic, did_you_mean};
 use crate::base::source::SourceMap;
-use crate::base::{Bindings, Symbol, Tensor, TensorType};
+use crate::base::{Bindings, DType, Symbol, Tensor, TensorType};
 use crate::import::Weights;
 use crate::ir::graph::Graph;
 use crate::ir::init::initial_value;
@@ -344,9 +345,14 @@ impl Model {
         Ok(session)
     }
 
-    /// What the user should know of the sessions that were made.
+    /// What the user should know: of the sessions that were made, and of parameters that `--precision f16`
+    /// makes infinite.
     pub fn warnings(&self) -> Vec<Diagnostic> {
-        self.warnings.lock().expect("no panic holds the lock").clone()
+        let mut all = self.warnings.lock().expect("no panic holds the lock").clone();
+        if self.options.control.settings.narrow == Some(DType::F16) {
+            all.extend(self.weights.tensors.iter().filter_map(|(path, t)| beyond_half(path, t)));
+        }
+        all
     }
 
     /// The open dimensions, from the shapes of inputs in the order of the signature.
@@ -390,6 +396,21 @@ impl Model {
         let names = self.outputs().into_iter().map(|(name, _)| name);
         names.enumerate().map(|(i, name)| Ok((name, session.output(i)?))).collect()
     }
+}
+
+/// A warning where a parameter has numbers that f16 has not.
+fn beyond_half(path: &str, t: &Tensor) -> Option<Diagnostic> {
+    if t.dtype() != DType::F32 {
+        return None;
+    }
+    let most = half::f16::MAX.to_f32();
+    let is_beyond = |v: &&f32| v.is_finite() && v.abs() > most;
+    let count = t.as_slice::<f32>().iter().filter(is_beyond).count();
+    let message =
+        format!("{count} elements of parameter `{path}` are beyond {most}, the most of f16");
+    let help =
+        "where a product reads them they are infinite; `--precision bf16` has the range of f32";
+    (count > 0).then(|| Diagnostic::warning(BEYOND_HALF, None, message).help(help))
 }
 
 /// Several errors of ops as diagnostics.

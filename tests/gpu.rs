@@ -328,3 +328,16 @@ fn cooperative_matrices() {
         }
     }
 }
+
+/// `--precision f16` gives products that cooperative matrices compute.
+#[test]
+fn narrow_products() {
+    if !here() {
+        return;
+    }
+    let weights = crate::precision::weights();
+    let wide = crate::precision::output(&weights, None, "reference");
+    let got = crate::precision::output(&weights, Some(DType::F16), "gpu");
+    let near = allclose(&got, &wide, 4e-3, 4e-3);
+    assert!(near.is_ok(), "{near:?}");
+}

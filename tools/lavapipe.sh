@@ -2,8 +2,9 @@
 # A software Vulkan driver for tests, in a folder of its own: Mesa's lavapipe of Debian 13 backports, which has 16-bit
 # floats and cooperative matrices, with the C library that it wants. Needs apt on Debian or a derivative; no root.
 #
-#   tools/lavapipe.sh FOLDER              fetches and unpacks it, 300 MB; does nothing where that is done
+#   tools/lavapipe.sh FOLDER              fetches and unpacks it, 330 MB; does nothing where that is done
 #   FOLDER/with COMMAND ...               runs a program with it, and with no other driver
+#   FOLDER/checked COMMAND ...            the same under Vulkan's validation layer, whose messages go to FOLDER/messages
 #
 # The program is started by the loader of that C library, so it must not look for itself by its name, and
 # programs that it starts do not see the driver.
@@ -52,7 +53,7 @@ Debug::NoLocking "true";
 CONF
 export APT_CONFIG="$own/apt.conf"
 apt-get -qq update
-apt-get -qq install mesa-vulkan-drivers libvulkan1 >/dev/null
+apt-get -qq install mesa-vulkan-drivers libvulkan1 vulkan-validationlayers >/dev/null
 
 for package in "$own"/archives/*.deb; do
     dpkg-deb --extract "$package" "$folder"
@@ -69,5 +70,11 @@ VK_DRIVER_FILES='$folder/driver.json'
 export VK_DRIVER_FILES
 exec '$loader' --library-path '$libraries' "\$@"
 WITH
-chmod +x "$folder/with"
+layers=$(dirname "$(find "$folder" -name 'VkLayer_khronos_validation.json' | head -n 1)")
+cat >"$folder/checked" <<CHECKED
+#!/bin/sh
+export VK_LAYER_PATH='$layers' VK_INSTANCE_LAYERS=VK_LAYER_KHRONOS_validation VK_LAYER_LOG_FILENAME='$folder/messages'
+exec '$folder/with' "\$@"
+CHECKED
+chmod +x "$folder/with" "$folder/checked"
 touch "$folder/done"

@@ -396,13 +396,17 @@ codes! {
          a stage is inserted before it. A name keeps stored weights valid.",
         "model m(x: f32[2, 4]) { return x |> dense(3) }",
         "model m(x: f32[2, 4]) { return x |> dense(3) as out }";
+    TUNED_ELSEWHERE = "W0102", "A compiled model was tuned on another machine",
+        "What `--tune` found holds for the processor that it was measured on. Here those choices are \
+         ignored: results are the same. `dlc compile MODEL.dlm --tune SECONDS` measures anew.",
+        "", "";
     WRONG_MATRICES = "W0103", "Cooperative matrices give wrong sums here",
         "A product of small integers, computed before tensor cores are used for the first time, was wrong. Products are \
          computed without them, which is slower. A newer driver may help.",
         "", "";
-    TUNED_ELSEWHERE = "W0102", "A compiled model was tuned on another machine",
-        "What `--tune` found holds for the processor that it was measured on. Here those choices are \
-         ignored: results are the same. `dlc compile MODEL.dlm --tune SECONDS` measures anew.",
+    BEYOND_HALF = "W0104", "A parameter is too large for f16",
+        "`--precision f16` rounds parameters of products to 16 bits, whose largest number is 65504: larger ones become \
+         infinite. `--precision bf16` has the range of f32.",
         "", "";
 }
 

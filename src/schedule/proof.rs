@@ -20,7 +20,9 @@ pub fn prove(program: &Program) -> Result<(), Vec<Diagnostic>> {
     for fault in check_program(program).err().unwrap_or_default() {
         found.push(internal(format!("the memory plan is unsound: {fault}")));
     }
-    for fault in program.kernels.iter().filter_map(|k| verify(k).err()) {
+    let products = program.kernels.iter().filter_map(|k| k.product.as_ref());
+    let parts = products.flat_map(|p| [&p.left.kernel, &p.right.kernel, &p.finish]);
+    for fault in program.kernels.iter().chain(parts).filter_map(|k| verify(k).err()) {
         found.push(internal(fault.to_string()));
     }
     if found.is_empty() { Ok(()) } else { Err(found) }
