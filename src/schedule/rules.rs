@@ -104,6 +104,9 @@ pub fn refuse(
     if kind == Kind::Rename && feeds && stored_by_producer(plan, id) {
         return Some("its producer stores it in this order");
     }
+    if kind == Kind::Cast && feeds && narrows(plan, id) {
+        return Some("stored by its producer it takes fewer bytes");
+    }
     match kind {
         Kind::Pointwise if group.anchor.is_some() && feeds_anchor(plan, users, g) => {
             Some("it would be computed again for every tile of its consumer")
@@ -119,6 +122,14 @@ pub fn refuse(
         Kind::Opaque => Some("it has a kernel of its own"),
         Kind::Source | Kind::Constant => Some("it is in memory already"),
     }
+}
+
+/// Whether a conversion makes fewer bytes of something that a launch computes.
+fn narrows(plan: &Planner, id: NodeId) -> bool {
+    let node = plan.graph.node(id);
+    let operand = node.operands()[0];
+    let computed = !matches!(plan.kinds[&operand.node], Kind::Source | Kind::Constant);
+    computed && node.results[0].dtype.bytes() < plan.graph.ty(operand).dtype.bytes()
 }
 
 fn by_user(
