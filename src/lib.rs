@@ -26,6 +26,7 @@ pub mod load;
 pub mod model;
 pub mod pass;
 pub mod pipeline;
+pub mod placed;
 pub mod plan;
 pub mod runtime;
 pub mod schedule;

@@ -18,6 +18,7 @@ use crate::ir::op::OpError;
 use crate::ir::{Attr, Builder, Value, bind};
 use crate::pass::{Control, PassStat};
 use crate::pipeline::{self, Level};
+use crate::placed::{Place, Placed};
 use crate::plan::Plan;
 #[cfg(feature = "cpu")]
 use crate::runtime::cpu::Executable;
@@ -55,6 +56,8 @@ pub struct Options {
     pub level: Level,
     /// What passes may do and which run.
     pub control: Control,
+    /// Which queue computes what; `None`: all where the target says.
+    pub place: Option<Place>,
     /// Part of the name of the GPU adapter to use; `None`: the best one.
     pub adapter: Option<String>,
     /// How the GPU computes products of matrices.
@@ -82,6 +85,7 @@ impl Default for Options {
             target: Target::host(),
             level: Level::default(),
             control: Control::default(),
+            place: None,
             adapter: None,
             matmul: Matmul::default(),
             threads: 1,
@@ -148,7 +152,7 @@ pub struct Model {
     /// Parameters by path; empty where there are none to be had.
     weights: Weights,
     options: Options,
-    plans: Mutex<BTreeMap<Bindings, Arc<Plan>>>,
+    plans: Mutex<BTreeMap<Bindings, Arc<Placed>>>,
     warnings: Mutex<Vec<Diagnostic>>,
     /// Code that was there before: the model has no open dimensions.
     #[cfg(feature = "cpu")]
@@ -290,17 +294,23 @@ impl Model {
 
     /// The plans that were made so far.
     pub fn plans(&self) -> Vec<Arc<Plan>> {
-        self.plans.lock().expect("no panic holds the lock").values().cloned().collect()
+        let plans = self.plans.lock().expect("no panic holds the lock");
+        plans.values().flat_map(|p| p.segments.iter().map(|s| s.plan.clone())).collect()
     }
 
-    /// The plan for these dimensions; made once.
-    pub fn plan(&self, dims: &Bindings) -> Result<Arc<Plan>, Diagnostics> {
-        if let Some(plan) = self.plans.lock().expect("no panic holds the lock").get(dims) {
-            return Ok(plan.clone());
+    /// The programs for these dimensions, on one queue or two; made once.
+    pub fn placed(&self, dims: &Bindings) -> Result<Arc<Placed>, Diagnostics> {
+        if let Some(placed) = self.plans.lock().expect("no panic holds the lock").get(dims) {
+            return Ok(placed.clone());
         }
-        let plan = Arc::new(Plan::new(self.bound(dims)?, &self.options)?);
-        self.plans.lock().expect("no panic holds the lock").insert(dims.clone(), plan.clone());
-        Ok(plan)
+        let placed = Arc::new(Placed::new(self.bound(dims)?, &self.options)?);
+        self.plans.lock().expect("no panic holds the lock").insert(dims.clone(), placed.clone());
+        Ok(placed)
+    }
+
+    /// The plan for these dimensions. E0873 where the model is split over two queues.
+    pub fn plan(&self, dims: &Bindings) -> Result<Arc<Plan>, Diagnostics> {
+        self.placed(dims)?.single().cloned()
     }
 
     /// The graph after the graph passes, without open dimensions.
@@ -314,13 +324,23 @@ impl Model {
         Ok(bound)
     }
 
-    /// The program for these dimensions, restored or made.
+    /// The program for these dimensions, restored or made. E0873 where there are several.
     pub fn program(&self, dims: &Bindings) -> Result<Arc<Program>, Diagnostics> {
         #[cfg(feature = "cpu")]
         if let Some(executable) = self.restored.as_ref().filter(|_| dims.is_empty()) {
             return Ok(executable.program().clone());
         }
         Ok(Arc::new(self.plan(dims)?.program.clone()))
+    }
+
+    /// FLOP of a run, and bytes of the arenas.
+    pub fn sizes(&self, dims: &Bindings) -> Result<(u64, u64), Diagnostics> {
+        #[cfg(feature = "cpu")]
+        if let Some(executable) = self.restored.as_ref().filter(|_| dims.is_empty()) {
+            return Ok((executable.program().flops(), executable.program().arena_bytes));
+        }
+        let placed = self.placed(dims)?;
+        Ok((placed.flops(), placed.arena_bytes()))
     }
 
     /// A session for a model whose dimensions are all bound.
@@ -334,7 +354,7 @@ impl Model {
         if let Some(executable) = self.restored.as_ref().filter(|_| dims.is_empty()) {
             return Session::on(executable.clone(), &self.source, &self.options);
         }
-        let session = Session::new(&*self.plan(dims)?, &self.weights, &self.options)?;
+        let session = Session::new(&*self.placed(dims)?, &self.weights, &self.options)?;
         let mut warnings = self.warnings.lock().expect("no panic holds the lock");
         for warning in session.warnings() {
             if warnings.iter().all(|w| w.message != warning.message) {

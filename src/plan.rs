@@ -1,4 +1,4 @@
-//! A model with all its dimensions bound: the program, and what runs it.
+//! A bound graph for one target: the program, and the code that runs it.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -18,9 +18,11 @@ use crate::runtime::cpu::Executable;
 use crate::schedule::fusion::Fusion;
 use crate::schedule::program::Program;
 use crate::schedule::proof;
+use crate::target::Target;
 
-/// One binding of a model's dimensions, compiled as far as was needed.
+/// A bound graph, compiled for one target as far as was needed.
 pub struct Plan {
+    pub target: Target,
     /// After the graph passes, with dimensions bound.
     pub bound: Graph,
     /// After the lowering passes: what is fused.
@@ -42,11 +44,16 @@ pub struct Plan {
 
 impl Plan {
     pub fn new(bound: Graph, options: &Options) -> Result<Plan, Diagnostics> {
+        Plan::on(bound, &options.target, options)
+    }
+
+    /// For another target than that of the options.
+    pub fn on(bound: Graph, target: &Target, options: &Options) -> Result<Plan, Diagnostics> {
         let mut lowered = bound.clone();
         let steps = pipeline::lower_passes(options.level);
         let passes = pipeline::optimize(&mut lowered, steps, &options.control, &mut |_, _| {})
             .map_err(|e| Diagnostic::error("E0705", None, e.to_string()))?;
-        let machine = &options.target.machine;
+        let machine = &target.machine;
         let strict = options.control.settings.strict;
         let start = Instant::now();
         let Scheduled { recipe, fusion, assembled } =
@@ -58,6 +65,7 @@ impl Plan {
         }
         within_budget(&program, options)?;
         Ok(Plan {
+            target: target.clone(),
             bound,
             lowered,
             passes,
@@ -110,11 +118,11 @@ impl Plan {
         if let Some(e) = self.executable.get() {
             return Ok(e.clone());
         }
-        options.target.check_runs_here()?;
+        self.target.check_runs_here()?;
         let program = self.ready(weights)?;
         let start = Instant::now();
         let how = code_options(&program, options);
-        let made = Executable::compile(program, &options.target, how)
+        let made = Executable::compile(program, &self.target, how)
             .map_err(|e| Diagnostics::from(e.diagnostic()))?;
         self.code_ms.get_or_init(|| start.elapsed().as_secs_f64() * 1e3);
         Ok(self.executable.get_or_init(|| Arc::new(made)).clone())

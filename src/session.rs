@@ -10,23 +10,38 @@ use crate::ir::eval::{Env, Precision, evaluate};
 use crate::ir::graph::Graph;
 use crate::ir::init::initial_value;
 use crate::model::{Diagnostics, Options, of_op};
+use crate::placed::{Placed, run};
 use crate::plan::{Plan, parameters};
+#[cfg(feature = "cpu")]
+use crate::runtime::cpu;
 #[cfg(feature = "gpu")]
 use crate::runtime::gpu;
 use crate::runtime::interpreter::Interpreter;
-#[cfg(feature = "cpu")]
-use crate::runtime::{cpu, pool::Pool};
+use crate::runtime::pool::Pool;
 use crate::schedule::program::LaunchId;
 use crate::target::Kind;
 
-/// Bound to one plan; `run` allocates nothing on the `cpu` targets.
+/// Bound to the programs of one model; `run` allocates nothing on the `cpu` targets.
 pub struct Session {
     engine: Engine,
     /// Initial values of the states.
     initial: Vec<Tensor>,
-    /// Types of the inputs and outputs.
+    signature: Signature,
+}
+
+/// Types of a model's inputs and outputs.
+#[derive(Clone)]
+pub(crate) struct Signature {
     inputs: Vec<TensorType>,
     outputs: Vec<TensorType>,
+}
+
+impl Signature {
+    pub fn of(graph: &Graph) -> Signature {
+        let inputs = graph.inputs.iter().map(|id| graph.node(*id).results[0].clone()).collect();
+        let outputs = graph.outputs.iter().map(|o| graph.ty(o.value).clone()).collect();
+        Signature { inputs, outputs }
+    }
 }
 
 enum Engine {
@@ -36,7 +51,11 @@ enum Engine {
     #[cfg(feature = "gpu")]
     Gpu(gpu::session::Session),
     Reference(Reference),
+    Placed(Box<run::Run>),
 }
+
+/// The threads of sessions, once some session has use for them.
+pub(crate) type Threads = Option<Arc<Pool>>;
 
 /// The reference evaluator behind the same interface.
 struct Reference {
@@ -47,28 +66,27 @@ struct Reference {
 
 impl Session {
     pub(crate) fn new(
-        plan: &Plan,
+        placed: &Placed,
         weights: &Weights,
         options: &Options,
     ) -> Result<Session, Diagnostics> {
-        let initial = initial_states(&plan.bound, options.seed)?;
-        let engine = match options.target.row.kind {
-            Kind::Reference => Engine::Reference(Reference::new(plan, weights)?),
-            Kind::Interpreter => {
-                let program = plan.ready(weights)?;
-                Engine::Interpreter(Interpreter::new(program).map_err(|e| e.diagnostic())?)
-            }
-            Kind::Cpu(_) | Kind::Cranelift => cpu_engine(plan, weights, options)?,
-            #[cfg(feature = "gpu")]
-            Kind::Gpu => gpu_engine(plan, weights, options)?,
-            #[cfg(not(feature = "gpu"))]
-            Kind::Gpu => unreachable!("the table has it only with that part"),
-            Kind::Later => {
-                let message = format!("target `{}` cannot run yet", options.target.row.name);
-                return Err(Diagnostic::error("E0802", None, message).into());
-            }
+        let engine = match &placed.segments[..] {
+            [one] => engine(&one.plan, weights, options, &mut None)?,
+            _ => Engine::Placed(Box::new(run::Run::new(placed, weights, options)?)),
         };
-        Session::starting_from(engine, initial, &plan.bound)
+        Session::starting_from(engine, placed.initial(options.seed)?, placed.signature.clone())
+    }
+
+    /// For one program of several, which share their threads.
+    pub(crate) fn of(
+        plan: &Plan,
+        weights: &Weights,
+        options: &Options,
+        pool: &mut Threads,
+    ) -> Result<Session, Diagnostics> {
+        let initial = initial_states(&plan.bound, options.seed)?;
+        let signature = Signature::of(&plan.bound);
+        Session::starting_from(engine(plan, weights, options, pool)?, initial, signature)
     }
 
     /// A session for code that is there already; `source` says how its states begin.
@@ -79,17 +97,16 @@ impl Session {
         options: &Options,
     ) -> Result<Session, Diagnostics> {
         let initial = initial_states(source, options.seed)?;
-        Session::starting_from(engine_on(executable, options)?, initial, source)
+        let engine = engine_on(executable, options, &mut None)?;
+        Session::starting_from(engine, initial, Signature::of(source))
     }
 
     fn starting_from(
         engine: Engine,
         initial: Vec<Tensor>,
-        graph: &Graph,
+        signature: Signature,
     ) -> Result<Session, Diagnostics> {
-        let inputs = graph.inputs.iter().map(|id| graph.node(*id).results[0].clone()).collect();
-        let outputs = graph.outputs.iter().map(|o| graph.ty(o.value).clone()).collect();
-        let mut session = Session { engine, initial, inputs, outputs };
+        let mut session = Session { engine, initial, signature };
         session.reset()?;
         Ok(session)
     }
@@ -108,6 +125,7 @@ impl Session {
                 r.env.inputs[i] = value.clone();
                 Ok(())
             }
+            Engine::Placed(p) => p.set_input(i, value),
         }
     }
 
@@ -118,7 +136,7 @@ impl Session {
             Engine::Cpu(s) => Some(s.input_mut(i)),
             #[cfg(feature = "gpu")]
             Engine::Gpu(_) => None,
-            Engine::Interpreter(_) | Engine::Reference(_) => None,
+            Engine::Interpreter(_) | Engine::Reference(_) | Engine::Placed(_) => None,
         }
     }
 
@@ -130,6 +148,7 @@ impl Session {
             #[cfg(feature = "gpu")]
             Engine::Gpu(s) => s.warnings(),
             Engine::Interpreter(_) | Engine::Reference(_) => &[],
+            Engine::Placed(p) => p.warnings(),
         }
     }
 
@@ -145,6 +164,7 @@ impl Session {
             #[cfg(feature = "gpu")]
             Engine::Gpu(s) => s.run().map_err(|e| Diagnostics::from(*e)),
             Engine::Reference(r) => r.run(),
+            Engine::Placed(p) => p.run(),
         }
     }
 
@@ -156,7 +176,8 @@ impl Session {
             Engine::Gpu(s) => s.wait().map_err(|e| Diagnostics::from(*e)),
             #[cfg(feature = "cpu")]
             Engine::Cpu(_) => Ok(()),
-            Engine::Interpreter(_) | Engine::Reference(_) => Ok(()),
+            // A run over both queues waits for its results.
+            Engine::Interpreter(_) | Engine::Reference(_) | Engine::Placed(_) => Ok(()),
         }
     }
 
@@ -172,7 +193,7 @@ impl Session {
             }
             #[cfg(feature = "gpu")]
             Engine::Gpu(s) => s.run_timed(times).map_err(|e| Diagnostics::from(*e)),
-            Engine::Interpreter(_) | Engine::Reference(_) => self.run(),
+            Engine::Interpreter(_) | Engine::Reference(_) | Engine::Placed(_) => self.run(),
         }
     }
 
@@ -183,14 +204,14 @@ impl Session {
             Engine::Gpu(s) => s.launch_overhead(),
             #[cfg(feature = "cpu")]
             Engine::Cpu(_) => None,
-            Engine::Interpreter(_) | Engine::Reference(_) => None,
+            Engine::Interpreter(_) | Engine::Reference(_) | Engine::Placed(_) => None,
         }
     }
 
     /// Makes an output of the last run an input of the next one. On a GPU the values do not leave it. E0874
     /// where their types differ.
     pub fn carry(&mut self, output: usize, input: usize) -> Result<(), Diagnostics> {
-        match (self.outputs.get(output), self.inputs.get(input)) {
+        match (self.signature.outputs.get(output), self.signature.inputs.get(input)) {
             (Some(from), Some(to)) if from == to => {}
             (Some(from), Some(to)) => {
                 let message = format!("output {output} is {from}, input {input} takes {to}");
@@ -209,6 +230,10 @@ impl Session {
             #[cfg(feature = "gpu")]
             Engine::Gpu(s) => s.carry(output, input),
             Engine::Reference(r) => r.env.inputs[input] = r.outputs[output].clone(),
+            Engine::Placed(p) => {
+                let value = p.output(output)?;
+                p.set_input(input, &value)?;
+            }
         }
         Ok(())
     }
@@ -222,6 +247,7 @@ impl Session {
             #[cfg(feature = "gpu")]
             Engine::Gpu(s) => s.output_tensor(i).map_err(|e| Diagnostics::from(*e)),
             Engine::Reference(r) => Ok(r.outputs[i].clone()),
+            Engine::Placed(p) => p.output(i),
         }
     }
 
@@ -234,6 +260,7 @@ impl Session {
             #[cfg(feature = "gpu")]
             Engine::Gpu(s) => s.state_tensor(i).map_err(|e| Diagnostics::from(*e)),
             Engine::Reference(r) => Ok(r.env.states[i].clone()),
+            Engine::Placed(p) => p.state(i),
         }
     }
 
@@ -251,6 +278,7 @@ impl Session {
                 r.env.states[i] = value.clone();
                 Ok(())
             }
+            Engine::Placed(p) => p.set_state(i, value),
         }
     }
 
@@ -269,26 +297,66 @@ impl Session {
             Engine::Cpu(s) => Some(s),
             #[cfg(feature = "gpu")]
             Engine::Gpu(_) => None,
-            Engine::Interpreter(_) | Engine::Reference(_) => None,
+            Engine::Interpreter(_) | Engine::Reference(_) | Engine::Placed(_) => None,
+        }
+    }
+}
+
+/// What runs a plan.
+fn engine(
+    plan: &Plan,
+    weights: &Weights,
+    options: &Options,
+    pool: &mut Threads,
+) -> Result<Engine, Diagnostics> {
+    match plan.target.row.kind {
+        Kind::Reference => Ok(Engine::Reference(Reference::new(plan, weights)?)),
+        Kind::Interpreter => {
+            let program = plan.ready(weights)?;
+            Ok(Engine::Interpreter(Interpreter::new(program).map_err(|e| e.diagnostic())?))
+        }
+        Kind::Cpu(_) | Kind::Cranelift => cpu_engine(plan, weights, options, pool),
+        #[cfg(feature = "gpu")]
+        Kind::Gpu => gpu_engine(plan, weights, options),
+        #[cfg(not(feature = "gpu"))]
+        Kind::Gpu => unreachable!("the table has it only with that part"),
+        Kind::Later => {
+            let message = format!("target `{}` cannot run yet", plan.target.row.name);
+            Err(Diagnostic::error("E0802", None, message).into())
         }
     }
 }
 
 #[cfg(feature = "cpu")]
-fn cpu_engine(plan: &Plan, weights: &Weights, options: &Options) -> Result<Engine, Diagnostics> {
-    engine_on(plan.executable(weights, options)?, options)
+fn cpu_engine(
+    plan: &Plan,
+    weights: &Weights,
+    options: &Options,
+    pool: &mut Threads,
+) -> Result<Engine, Diagnostics> {
+    engine_on(plan.executable(weights, options)?, options, pool)
 }
 
 #[cfg(feature = "cpu")]
-fn engine_on(executable: Arc<cpu::Executable>, options: &Options) -> Result<Engine, Diagnostics> {
+fn engine_on(
+    executable: Arc<cpu::Executable>,
+    options: &Options,
+    pool: &mut Threads,
+) -> Result<Engine, Diagnostics> {
     let shared = options.threads > 1 && executable.is_shareable();
-    let pool = shared.then(|| Arc::new(Pool::new(options.threads)));
+    let made = || Arc::new(Pool::new(options.threads));
+    let pool = shared.then(|| pool.get_or_insert_with(made).clone());
     let session = cpu::Session::with_pool(executable, pool).map_err(|e| e.diagnostic())?;
     Ok(Engine::Cpu(session))
 }
 
 #[cfg(not(feature = "cpu"))]
-fn cpu_engine(plan: &Plan, weights: &Weights, _: &Options) -> Result<Engine, Diagnostics> {
+fn cpu_engine(
+    plan: &Plan,
+    weights: &Weights,
+    _: &Options,
+    _: &mut Threads,
+) -> Result<Engine, Diagnostics> {
     let program: Arc<_> = plan.ready(weights)?;
     Ok(Engine::Interpreter(Interpreter::new(program).map_err(|e| e.diagnostic())?))
 }
@@ -303,13 +371,21 @@ pub fn initial_states(graph: &Graph, seed: u64) -> Result<Vec<Tensor>, Diagnosti
     graph.states.iter().map(of).collect()
 }
 
+/// A plan's program on the adapter of the options.
+#[cfg(feature = "gpu")]
+pub(crate) fn shaders(
+    plan: &Plan,
+    weights: &Weights,
+    options: &Options,
+) -> Result<Arc<gpu::session::Compiled>, Diagnostics> {
+    let device = gpu::device::Device::shared(options.adapter.as_deref())?;
+    Ok(Arc::new(gpu::session::Compiled::new(plan.ready(weights)?, device, options.matmul)?))
+}
+
 #[cfg(feature = "gpu")]
 fn gpu_engine(plan: &Plan, weights: &Weights, options: &Options) -> Result<Engine, Diagnostics> {
-    let failed = |e: Box<Diagnostic>| Diagnostics::from(*e);
-    let device = gpu::device::Device::shared(options.adapter.as_deref()).map_err(failed)?;
-    let program = plan.ready(weights)?;
-    let compiled = gpu::session::Compiled::new(program, device, options.matmul).map_err(failed)?;
-    let session = gpu::session::Session::new(Arc::new(compiled)).map_err(failed)?;
+    let compiled = shaders(plan, weights, options)?;
+    let session = gpu::session::Session::new(compiled).map_err(|e| Diagnostics::from(*e))?;
     Ok(Engine::Gpu(session))
 }
 

@@ -23,7 +23,7 @@ use crate::random_shapes::{CONTRACTIONS, check_on};
 use crate::targets::outputs;
 
 /// Whether there is an adapter.
-fn here() -> bool {
+pub fn here() -> bool {
     let some = !adapters().is_empty();
     assert!(some || std::env::var_os("DLC_TEST_GPU").is_none(), "no GPU adapter");
     if !some {
@@ -123,7 +123,11 @@ fn output(graph: &Graph, name: &str) -> Tensor {
 
 fn output_by(graph: &Graph, options: Options) -> Tensor {
     let weights = random_weights(graph, 3).unwrap();
-    let model = Model::new(graph.clone(), weights, options, &mut |_, _| {}).unwrap();
+    output_of(&Model::new(graph.clone(), weights, options, &mut |_, _| {}).unwrap())
+}
+
+/// The first output of a model, of inputs that are the same everywhere.
+pub fn output_of(model: &Model) -> Tensor {
     let mut session = model.session().unwrap();
     for (i, (_, ty)) in model.inputs().iter().enumerate() {
         let shape = ty.shape.concrete().unwrap();

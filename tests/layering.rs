@@ -13,7 +13,7 @@ const RANKS: &[&[&str]] = &[
     &["target"],
     &["runtime"],
     &["pipeline"],
-    &["plan", "session", "tune", "model", "load"],
+    &["plan", "placed", "session", "tune", "model", "load"],
     &["train", "artifact"],
     &["cli"],
 ];

@@ -19,6 +19,7 @@ mod memory_plan;
 mod open_dims;
 mod ops;
 mod ops_reference;
+mod place;
 mod precision;
 mod random;
 #[cfg(all(feature = "cpu", target_arch = "x86_64"))]

@@ -119,3 +119,27 @@ const BREAKS: &[Break] = &[
     ("a launch is missing", |p, _| drop(p.body.waves.remove(0))),
     ("written over an input", |p, b| p.buffers[b].place = Place::Input(0)),
 ];
+
+/// A repeat begins with copies: nothing large runs beside it, though nothing depends on it.
+#[test]
+fn a_scan_beside_a_large_launch() {
+    let text = "model m(x: f32[300000]) {
+        last, all = scan(x, init = x[0]) { |h, v|
+            n = h * 0.5 + v
+            return n, n
+        }
+        return sum(x) as s, all
+    }";
+    let x: Vec<f32> = (0..300_000).map(|i| (i % 17) as f32 / 16.0).collect();
+    let mut session = dlc::compile(text, &dlc::Options::default()).unwrap().session().unwrap();
+    session.set_input(0, &dlc::Tensor::from_slice(&[300_000], &x)).unwrap();
+    session.run().unwrap();
+    let sum: f32 = session.output(0).unwrap().as_slice::<f32>()[0];
+    assert!((sum / x.iter().sum::<f32>() - 1.0).abs() < 1e-3);
+    let all = session.output(1).unwrap();
+    let mut h = x[0];
+    for (got, v) in all.as_slice::<f32>().iter().zip(&x) {
+        h = h * 0.5 + v;
+        assert!((got - h).abs() < 1e-5);
+    }
+}

@@ -20,8 +20,10 @@ use crate::base::Tensor;
 use crate::base::tensor::SharedBytes;
 use crate::model::{Diagnostics, Model, Options, WeightSource};
 use crate::pass::Settings;
+use crate::placed::Place;
 use crate::runtime::cpu::Executable;
-use crate::schedule::program::Program;
+use crate::schedule::place::Rule;
+use crate::schedule::program::{Program, Queue};
 use crate::target::Kind;
 
 /// Where values of constants begin: a cache line.
@@ -86,8 +88,12 @@ pub fn restore(file: &File, seal: &Seal, options: &Options) -> Result<Model, Unu
     Model::restored(graph, weights, options.clone(), executable).map_err(|_| Unused::Other)
 }
 
-/// Whether the target is machine code that this process can execute.
+/// Whether the target is machine code that this process can execute, all of it on the queue `cpu`.
 fn runs_code(options: &Options) -> bool {
+    let elsewhere = |p: &Place| !matches!(p.rule, Rule::All(Queue::Cpu));
+    if options.place.as_ref().is_some_and(elsewhere) {
+        return false;
+    }
     let machine_code = matches!(options.target.row.kind, Kind::Cpu(_) | Kind::Cranelift);
     machine_code && options.target.check_runs_here().is_ok()
 }

@@ -330,6 +330,19 @@ codes! {
     NO_CLOCK = "E0869", "The GPU does not time launches",
         "`bench --profile` reads the device's own clock before and after each launch, and this adapter has none for that.",
         "", "";
+    QUEUE_LINE = "E0870", "A line of a file of queues is wrong",
+        "Each line of a file for `--place` is a pattern and one of the queues `cpu` and `gpu`; `#` begins a comment.",
+        "", "";
+    QUEUE_PATTERN = "E0871", "A pattern names nothing",
+        "A pattern in a file for `--place` is the name of a value as `dlc inspect MODEL graph` prints it, or `op:` and \
+         the name of an op; `*` stands for any text. Inputs and parameters have no queue.",
+        "", "";
+    QUEUE_TARGET = "E0872", "The target has no queues",
+        "`--place` chooses between machine code and shaders: it takes the target `cpu`, one of its variants, or `gpu`.",
+        "", "";
+    TWO_QUEUES = "E0873", "The model is on two queues",
+        "What was asked for is there only for a model that one queue computes: `--place cpu`, or `--place gpu`.",
+        "", "";
     NOT_CARRIED = "E0874", "An output does not fit an input",
         "An output that is to be an input of the next run must have the same element type and shape.",
         "", "";

@@ -4,12 +4,15 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, ValueEnum};
 
-use super::load::Spec;
+use super::load::{self, Spec};
 use super::report::Failure;
 use crate::base::{DType, Symbol};
 use crate::import::{safetensors, value};
-use crate::model::{Options, WeightSource};
+use crate::model::{Diagnostics, Options, WeightSource};
 use crate::pipeline::Level;
+use crate::placed::Place;
+use crate::schedule::place::{Rule, Rules, rule_sources};
+use crate::schedule::program::Queue;
 use crate::target::Target;
 use crate::target::wgsl::Matmul;
 
@@ -88,8 +91,8 @@ pub struct Compile {
     /// Of products: f32 as written, or f16 or bf16 with sums of f32
     #[arg(long, value_name = "f32|bf16|f16")]
     pub precision: Option<String>,
-    /// Queues: auto, cpu, gpu or a file
-    #[arg(long)]
+    /// Which queue computes what: auto, cpu, gpu, or a file with lines `PATTERN QUEUE`
+    #[arg(long, value_name = "auto|cpu|gpu|FILE")]
     pub place: Option<String>,
     /// Measure for at most so many seconds which machine choices are fast; results do not change
     #[arg(long, value_name = "SECONDS")]
@@ -162,6 +165,7 @@ impl Compile {
                 return Err(Failure::usage(message));
             }
         };
+        options.place = self.placement(&options)?;
         options.control.verify_each = self.verify_each || cfg!(debug_assertions);
         options.control.limit = self.pass_limit;
         for name in [&self.stop_after, &self.dump_after].into_iter().flatten() {
@@ -221,6 +225,26 @@ impl Compile {
         Ok(())
     }
 
+    /// `--place`.
+    fn placement(&self, options: &Options) -> Result<Option<Place>, Failure> {
+        let Some(word) = self.place.as_deref() else { return Ok(None) };
+        let rule = match word {
+            "auto" => Rule::Auto,
+            "cpu" => Rule::All(Queue::Cpu),
+            "gpu" => Rule::All(Queue::Gpu),
+            path => {
+                let text = load::text(path)?;
+                Rule::File(Rules::parse(path, &text).map_err(|list| {
+                    let diagnostics = Diagnostics { sources: rule_sources(path, &text), list };
+                    Failure { status: 2, diagnostics }
+                })?)
+            }
+        };
+        let place = Place::new(rule);
+        place.check(&options.target)?;
+        Ok(Some(place))
+    }
+
     fn thread_count(&self) -> Result<usize, Failure> {
         let Some(text) = &self.threads else {
             return Ok(std::thread::available_parallelism().map_or(1, |n| n.get()));
@@ -234,10 +258,6 @@ impl Compile {
     }
 
     fn refuse_later(&self) -> Result<(), Failure> {
-        match self.place.as_deref() {
-            None | Some("auto" | "cpu") => {}
-            Some(_) => return Err(later("`--place` with other queues than `cpu`")),
-        }
         if self.tune.is_some_and(|seconds| !(0.0..=86_400.0).contains(&seconds)) {
             return Err(Failure::usage("`--tune` takes seconds, at most 86400"));
         }

@@ -45,7 +45,11 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
     let (spec, compile) = (&args.model.model, &args.compile);
     let start = Instant::now();
     let (model, load_ms) = load::runnable(spec, compile, Missing::Random, Runs::Many, &reporter)?;
-    let program = model.program(&Bindings::new())?;
+    let (flops, arena) = model.sizes(&Bindings::new())?;
+    let profiled_program = match args.profile {
+        true => Some(model.program(&Bindings::new())?),
+        false => None,
+    };
     let inputs = run::filled(&model, BTreeMap::new())?;
     let mut session = bound(&model, &inputs)?;
     let compile_ms = start.elapsed().as_secs_f64() * 1e3 - load_ms;
@@ -65,7 +69,6 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
     times.sort_by(f64::total_cmp);
     overheads.sort_by(f64::total_cmp);
     let at = |q: f64| times[((times.len() - 1) as f64 * q).round() as usize];
-    let flops = program.flops();
     let weights: usize = model.weights().tensors.values().map(|t| t.bytes().len()).sum();
     let mut result = json!({
         "median_us": at(0.5),
@@ -75,7 +78,7 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
         "first_run_us": first,
         "compile_ms": compile_ms,
         "load_ms": load_ms,
-        "arena_bytes": program.arena_bytes,
+        "arena_bytes": arena,
         "weights_bytes": weights,
         "peak_rss_bytes": peak_rss(),
         "flops": flops,
@@ -86,7 +89,7 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
         result["launch_overhead_us"] = json!(overhead);
     }
     let mut profiled = String::new();
-    if args.profile {
+    if let Some(program) = profiled_program {
         let launches = profile::launches(&program, &mut session, args.duration)?;
         result["launches"] = launches.iter().map(profile::Row::json).collect();
         profiled = profile::text(launches);
@@ -104,7 +107,7 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
         at(0.9),
         times.len(),
         flops as f64 / at(0.5) / 1e3,
-        program.arena_bytes,
+        arena,
         peak_rss(),
     );
     if let Some(overhead) = overhead {

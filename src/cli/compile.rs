@@ -11,6 +11,7 @@ use super::report::{Failure, Reporter, reason};
 use crate::artifact::code;
 use crate::artifact::{dlm, model_file};
 use crate::model::Model;
+use crate::placed::Placed;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -59,7 +60,9 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
     }
     // What can fail does so before anything is written.
     let open = !model.open_dims().is_empty();
-    let plan = if open { None } else { Some(model.plan(&Default::default())?) };
+    let placed = if open { None } else { Some(model.placed(&Default::default())?) };
+    let launches = |p: &Placed| p.programs().map(|p| p.launches.len()).sum::<usize>();
+    let kernels = |p: &Placed| p.programs().map(|p| p.kernels.len()).sum::<usize>();
     let mut files = vec![];
     for (kind, path) in wanted {
         let bytes = match kind.as_str() {
@@ -84,9 +87,9 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
             "model": &*model.source().name,
             "target": model.options().target.row.name,
             "files": files,
-            "launches": plan.as_ref().map(|p| p.program.launches.len()),
-            "kernels": plan.as_ref().map(|p| p.program.kernels.len()),
-            "arena_bytes": plan.as_ref().map(|p| p.program.arena_bytes),
+            "launches": placed.as_deref().map(launches),
+            "kernels": placed.as_deref().map(kernels),
+            "arena_bytes": placed.as_deref().map(Placed::arena_bytes),
             "weights_bytes": model.weights().tensors.values().map(|t| t.bytes().len()).sum::<usize>(),
             "compile_ms": ms,
         }));
@@ -100,17 +103,20 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
     }
     let weights: usize = model.weights().tensors.values().map(|t| t.bytes().len()).sum();
     text.push_str(&format!("model {}: {weights} bytes of weights", model.source().name));
-    match plan {
+    match placed {
         Some(p) => text.push_str(&format!(
             ", {} launches of {} kernels, {} bytes of arena\n",
-            p.program.launches.len(),
-            p.program.kernels.len(),
-            p.program.arena_bytes
+            launches(&p),
+            kernels(&p),
+            p.arena_bytes()
         )),
         None => {
             let dims: Vec<String> = model.open_dims().iter().map(|d| d.to_string()).collect();
             text.push_str(&format!(", compiled for each value of {} when run\n", dims.join(", ")));
         }
+    }
+    if model.options().place.is_some() && written.iter().any(|(kind, _, _)| kind == "dlm") {
+        text.push_str("a .dlm keeps no queues: `--place` is for its runs too\n");
     }
     text.push_str(&format!("target {}, {ms:.1} ms\n", model.options().target.row.name));
     out::text(&text)

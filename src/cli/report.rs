@@ -61,7 +61,7 @@ impl From<FormatError> for Failure {
 fn status(code: &str) -> u8 {
     match code {
         "E0390" | "E0702" | "E0705" | "E0851" | "E0852" => BUG,
-        "E0801" | "E0802" | "E0803" | "E0901" => 2,
+        "E0801" | "E0802" | "E0803" | "E0870" | "E0871" | "E0872" | "E0901" => 2,
         _ => 1,
     }
 }

@@ -201,6 +201,19 @@ fn schema(name: &str) -> Option<Json> {
                 ])),
             ),
             ("queues", list(object(&[("name", text()), ("launches", list(int()))]))),
+            (
+                "transfers",
+                list(object(&[
+                    ("value", text()),
+                    ("from", text()),
+                    ("to", text()),
+                    ("bytes", int()),
+                    ("estimate_us", number()),
+                    ("after", maybe("integer")),
+                    ("before", maybe("integer")),
+                ])),
+            ),
+            ("critical_path", object(&[("launches", list(int())), ("estimate_us", number())])),
         ]),
         "inspect memory" => object(&[
             ("arena_bytes", int()),

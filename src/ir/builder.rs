@@ -115,6 +115,22 @@ impl<'g> Builder<'g> {
     }
 }
 
+impl Graph {
+    /// A node by itself: its operands are inputs `x0`, `x1` …, its first result is the output `y`.
+    pub fn alone(&self, id: NodeId) -> Graph {
+        let node = self.node(id);
+        let mut alone = Graph::new("");
+        let mut b = Builder::new(&mut alone);
+        let types = node.operands().iter().map(|v| self.ty(*v).clone()).enumerate();
+        let operands = types.map(|(i, ty)| b.input(&format!("x{i}"), ty)).collect();
+        let mut copy = Node::new(node.op.clone(), operands, node.results.clone());
+        copy.regions = node.regions.clone();
+        let node = b.graph.add(copy);
+        b.output("y", Value { node, result: 0 });
+        alone
+    }
+}
+
 fn row(name: &str) -> &'static OpRow {
     op::find(name).expect("an op of the table")
 }

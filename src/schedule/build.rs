@@ -365,7 +365,7 @@ impl Assembler<'_> {
             args: all,
             ops: ops.into_iter().map(Into::into).collect(),
             generator: generator.into(),
-            queue: Queue::Cpu,
+            queue: if self.machine.in_step() { Queue::Gpu } else { Queue::Cpu },
             wave: self.wave,
             depends_on,
             product,

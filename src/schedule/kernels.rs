@@ -140,36 +140,38 @@ pub fn in_place(graph: &Graph, id: NodeId, result: u16, operand: Value) -> bool 
 
 /// FLOP of a region, roughly: elements of results, and products of contractions.
 pub fn graph_flops(region: &Graph) -> u64 {
-    let of = |id: NodeId| {
-        let node = region.node(id);
-        let elements = |v: &Value| {
-            region.ty(*v).shape.numel().and_then(|d| d.as_const()).unwrap_or(0).max(0) as u64
-        };
-        let result = elements(&Value { node: id, result: 0 });
-        match region.class(id) {
-            Class::Elementwise(f) => result * f.flops(),
-            Class::Reduce(_) => node.operands().iter().map(elements).sum(),
-            // √(|a| · |b| · |c|) is the number of products of a matmul.
-            Class::Contract(_) => {
-                let all = node.operands().iter().map(elements).map(|n| n as f64).product::<f64>();
-                2 * (all * result as f64).sqrt() as u64
-            }
-            Class::Window(spec) => {
-                let window: usize = spec.kernel.iter().product();
-                let channels = node.operands().get(1).map_or(1, |w| {
-                    region.ty(*w).shape.concrete().and_then(|s| s.get(1).copied()).unwrap_or(1)
-                });
-                2 * result * (window * channels) as u64
-            }
-            Class::Source(_)
-            | Class::View(_)
-            | Class::Gather { .. }
-            | Class::Scatter(_)
-            | Class::UpdateSlice { .. }
-            | Class::Sort(_)
-            | Class::Region(_)
-            | Class::Composite => 0,
-        }
+    region.ids().map(|id| node_flops(region, id)).sum()
+}
+
+/// FLOP of a node, roughly; none of composites and of regions.
+pub fn node_flops(graph: &Graph, id: NodeId) -> u64 {
+    let node = graph.node(id);
+    let elements = |v: &Value| {
+        graph.ty(*v).shape.numel().and_then(|d| d.as_const()).unwrap_or(0).max(0) as u64
     };
-    region.ids().map(of).sum()
+    let result = elements(&Value { node: id, result: 0 });
+    match graph.class(id) {
+        Class::Elementwise(f) => result * f.flops(),
+        Class::Reduce(_) => node.operands().iter().map(elements).sum(),
+        // √(|a| · |b| · |c|) is the number of products of a matmul.
+        Class::Contract(_) => {
+            let all = node.operands().iter().map(elements).map(|n| n as f64).product::<f64>();
+            2 * (all * result as f64).sqrt() as u64
+        }
+        Class::Window(spec) => {
+            let window: usize = spec.kernel.iter().product();
+            let channels = node.operands().get(1).map_or(1, |w| {
+                graph.ty(*w).shape.concrete().and_then(|s| s.get(1).copied()).unwrap_or(1)
+            });
+            2 * result * (window * channels) as u64
+        }
+        Class::Source(_)
+        | Class::View(_)
+        | Class::Gather { .. }
+        | Class::Scatter(_)
+        | Class::UpdateSlice { .. }
+        | Class::Sort(_)
+        | Class::Region(_)
+        | Class::Composite => 0,
+    }
 }

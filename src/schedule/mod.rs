@@ -1,4 +1,4 @@
-//! From a bound graph to a Program: fusion, layout, order, memory.
+//! From a bound graph to a Program: placement, fusion, layout, order, memory.
 
 pub mod build;
 pub mod check;
@@ -15,6 +15,7 @@ pub mod memory;
 mod memory_place;
 mod memory_search;
 pub mod order;
+pub mod place;
 pub mod program;
 pub mod proof;
 mod rules;

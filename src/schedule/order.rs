@@ -10,7 +10,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use crate::ir::graph::{Graph, NodeId, Value};
-use crate::ir::op::{Class, Source};
+use crate::ir::op::{Class, RegionKind, Source};
 
 /// Work, in FLOP and bytes together, below which handing a step to another thread does not pay.
 const WORTH: u64 = 200_000;
@@ -38,6 +38,8 @@ struct Steps {
     /// Steps that a step reads from, and those that read from it, without repetition.
     before: Vec<Vec<usize>>,
     after: Vec<Vec<usize>>,
+    /// Whether a step needs a wave of its own: repeats begin with copies, which nothing may run beside.
+    alone: Vec<bool>,
 }
 
 impl Steps {
@@ -55,7 +57,10 @@ impl Steps {
             }
             before.push(set.into_iter().collect());
         }
-        Steps { ids, before, after }
+        let repeats =
+            |id: &NodeId| matches!(graph.class(*id), Class::Region(RegionKind::Scan { .. }));
+        let alone = ids.iter().map(repeats).collect();
+        Steps { ids, before, after, alone }
     }
 
     /// Work on the longest path from each step to the end.
@@ -122,7 +127,8 @@ impl Steps {
     }
 
     fn in_waves(&self, order: &[usize], work: &BTreeMap<NodeId, u64>) -> Vec<Vec<NodeId>> {
-        let worth = |i: usize| work.get(&self.ids[i]).is_some_and(|w| *w >= WORTH);
+        let worth =
+            |i: usize| !self.alone[i] && work.get(&self.ids[i]).is_some_and(|w| *w >= WORTH);
         let mut waves: Vec<Vec<usize>> = vec![];
         for &i in order {
             let joins = waves.last().is_some_and(|wave| {

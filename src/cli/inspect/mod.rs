@@ -2,6 +2,7 @@
 
 mod graph;
 mod program;
+mod schedule;
 mod summary;
 
 use clap::ValueEnum;
@@ -72,8 +73,8 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
         ("passes", _) => summary::passes(&model)?,
         ("summary", _) => summary::summary(&model)?,
         ("fusion", _) => program::fusion(&model)?,
-        ("schedule", Format::Dot) => return out::text(&program::schedule_dot(&model)?),
-        ("schedule", _) => program::schedule(&model, args.step)?,
+        ("schedule", Format::Dot) => return out::text(&schedule::dot(&model)?),
+        ("schedule", _) => schedule::json(&model, args.step)?,
         ("memory", _) => program::memory(&model)?,
         ("kernels", _) => program::kernels(&model)?,
         _ => unreachable!("views are checked"),
@@ -86,7 +87,7 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
         "passes" => summary::passes_text(&json),
         "summary" => summary::summary_text(&json),
         "fusion" => program::fusion_text(&json),
-        "schedule" => program::schedule_text(&json),
+        "schedule" => schedule::text(&json),
         "memory" => program::memory_text(&json),
         _ => program::kernels_text(&model)?,
     };

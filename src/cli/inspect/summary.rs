@@ -64,7 +64,8 @@ pub fn inputs_text(view: &Json) -> String {
 pub fn passes(model: &Model) -> Result<Json, Failure> {
     let mut rows = model.passes().to_vec();
     if model.open_dims().is_empty() {
-        rows.extend(model.plan(&Bindings::new())?.passes.clone());
+        let placed = model.placed(&Bindings::new())?;
+        rows.extend(placed.segments.iter().flat_map(|s| s.plan.passes.clone()));
     }
     let row = |p: &crate::pass::PassStat| {
         json!({
@@ -123,7 +124,7 @@ pub fn summary(model: &Model) -> Result<Json, Failure> {
         }));
     }
     let arena = match model.open_dims().is_empty() {
-        true => json!(model.plan(&Bindings::new())?.program.arena_bytes),
+        true => json!(model.placed(&Bindings::new())?.arena_bytes()),
         false => Json::Null,
     };
     let flops = if model.open_dims().is_empty() { json!(flops_total) } else { Json::Null };
@@ -150,20 +151,8 @@ fn name(graph: &Graph, id: crate::ir::NodeId) -> String {
 /// FLOP of one node, by its expansion; `None` while a dimension is open.
 fn node_flops(graph: &Graph, id: crate::ir::NodeId) -> Option<u64> {
     let node = graph.node(id);
-    let mut alone = Graph::new("");
-    let mut b = crate::ir::Builder::new(&mut alone);
-    let mut operands = vec![];
-    for (i, v) in node.operands().iter().enumerate() {
-        let ty = graph.ty(*v).clone();
-        ty.shape.concrete()?;
-        operands.push(b.input(&format!("x{i}"), ty));
-    }
-    let mut copy = crate::ir::Node::new(node.op.clone(), operands, node.results.clone());
-    copy.regions = node.regions.clone();
-    let new = alone.add(copy);
-    alone
-        .outputs
-        .push(crate::ir::graph::Output { name: "y".into(), value: Value { node: new, result: 0 } });
+    node.operands().iter().try_for_each(|v| graph.ty(*v).shape.concrete().map(|_| ()))?;
+    let mut alone = graph.alone(id);
     let steps = [crate::pass::Step::Pass("expand"), crate::pass::Step::Pass("dce")];
     let control = crate::pass::Control::default();
     crate::pass::run(&mut alone, &steps, &control, &mut |_, _| {}).ok()?;

@@ -18,6 +18,8 @@ pub struct Adapter {
     pub driver: String,
     /// A driver that computes on the CPU.
     pub software: bool,
+    /// In the processor, with whose memory it works.
+    pub integrated: bool,
     pub features: Features,
     /// Whether it says how long a launch takes.
     pub timestamps: bool,
@@ -63,6 +65,7 @@ fn describe(adapter: &wgpu::Adapter) -> Adapter {
         backend: format!("{:?}", info.backend).to_lowercase(),
         driver: format!("{} {}", info.driver, info.driver_info).trim().into(),
         software: info.device_type == wgpu::DeviceType::Cpu,
+        integrated: info.device_type == wgpu::DeviceType::IntegratedGpu,
         features: features(adapter),
         timestamps: adapter.features().contains(wgpu::Features::TIMESTAMP_QUERY),
         cooperative: cooperative.iter().map(|p| format!("{p:?}")).collect(),

@@ -1,9 +1,11 @@
 //! Programs on a GPU, through wgpu.
 //!
-//! [`device`] finds and opens an adapter; [`session`] binds a Program's buffers and dispatches to it.
+//! [`device`] finds and opens an adapter; [`session`] binds a Program's buffers and dispatches to it;
+//! [`fetch`] reads results back beside other work.
 
 pub mod device;
 mod failure;
+pub mod fetch;
 mod pack;
 mod pipeline;
 mod selftest;

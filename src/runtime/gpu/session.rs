@@ -27,12 +27,12 @@ use crate::target::wgsl::{Binding, Coop, Matmul, base_vectors};
 /// A Program's shaders on a device.
 pub struct Compiled {
     pub program: Arc<Program>,
-    device: Arc<Device>,
+    pub(super) device: Arc<Device>,
     dispatches: Dispatches,
     /// Of each kernel that has grid points.
     pipelines: BTreeMap<KernelId, Pipeline>,
     /// Whether shaders have f16.
-    half: bool,
+    pub(super) half: bool,
     /// What the user should know.
     pub warnings: Vec<Diagnostic>,
 }
@@ -44,9 +44,9 @@ enum Step {
 }
 
 pub struct Session {
-    compiled: Arc<Compiled>,
+    pub(super) compiled: Arc<Compiled>,
     /// Of each memory.
-    buffers: Vec<wgpu::Buffer>,
+    pub(super) buffers: Vec<wgpu::Buffer>,
     steps: Vec<Step>,
     /// For inputs, the outputs that the next run copies into them first.
     carried: BTreeMap<usize, usize>,
@@ -115,9 +115,20 @@ impl Compiled {
 impl Session {
     /// State starts as zeros.
     pub fn new(compiled: Arc<Compiled>) -> Result<Session, Box<Diagnostic>> {
+        Session::sharing(compiled, &BTreeMap::new())
+    }
+
+    /// A session some of whose memories are there already.
+    pub(super) fn sharing(
+        compiled: Arc<Compiled>,
+        shared: &BTreeMap<usize, wgpu::Buffer>,
+    ) -> Result<Session, Box<Diagnostic>> {
         let Compiled { program, device, dispatches, .. } = &*compiled;
-        let memories = dispatches.memories.iter();
-        let buffers = memories.map(|(name, bytes)| create(device, name, *bytes));
+        let memories = dispatches.memories.iter().enumerate();
+        let buffers = memories.map(|(i, (name, bytes))| match shared.get(&i) {
+            Some(buffer) => Ok(buffer.clone()),
+            None => create(device, name, *bytes),
+        });
         let buffers = buffers.collect::<Result<Vec<_>, _>>()?;
         let first = buffers.len() - program.const_values.len();
         for (value, buffer) in program.const_values.iter().zip(&buffers[first..]) {
