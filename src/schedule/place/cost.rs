@@ -7,8 +7,8 @@
 //!
 //! - a core: two vector multiply-adds a cycle at 3 GHz, half of which code reaches; memory at
 //!   10 GB/s;
-//! - a GPU on its own board: 10 TFLOP/s, of which shaders without tensor cores and workgroup memory
-//!   reach a tenth; memory at 400 GB/s; 5 µs a launch; PCIe at 12 GB/s and 20 µs a transfer;
+//! - a GPU on its own board: 10 TFLOP/s, of which shaders are taken to reach a tenth until some GPU has
+//!   been measured; memory at 400 GB/s; 5 µs a launch; PCIe at 12 GB/s and 20 µs a transfer;
 //! - a GPU in the processor: 1 TFLOP/s, of which they reach as much; memory at 40 GB/s, which it
 //!   shares, and 10 µs a transfer.
 
@@ -64,7 +64,7 @@ pub struct Costs {
 
 /// FLOP on each thread that make up for waking it.
 const SHARE: f64 = 100_000.0;
-/// Of what a GPU can do, what our shaders reach.
+/// Of what a GPU can do, what our shaders are taken to reach.
 const REACHED: f64 = 0.1;
 
 impl Costs {
