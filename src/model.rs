@@ -22,6 +22,7 @@ use crate::placed::{Place, Placed};
 use crate::plan::Plan;
 #[cfg(feature = "cpu")]
 use crate::runtime::cpu::Executable;
+use crate::runtime::keep::Keep;
 use crate::schedule::program::Program;
 use crate::target::Target;
 use crate::target::wgsl::Matmul;
@@ -62,6 +63,8 @@ pub struct Options {
     pub adapter: Option<String>,
     /// How the GPU computes products of matrices.
     pub matmul: Matmul,
+    /// Keeps what a GPU's driver compiled; `None`: nobody does.
+    pub keep: Option<Arc<dyn Keep>>,
     /// Threads of a session, the caller's among them.
     pub threads: usize,
     pub runs: Runs,
@@ -88,6 +91,7 @@ impl Default for Options {
             place: None,
             adapter: None,
             matmul: Matmul::default(),
+            keep: None,
             threads: 1,
             runs: Runs::default(),
             dims: Bindings::new(),

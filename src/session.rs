@@ -379,7 +379,8 @@ pub(crate) fn shaders(
     options: &Options,
 ) -> Result<Arc<gpu::session::Compiled>, Diagnostics> {
     let device = gpu::device::Device::shared(options.adapter.as_deref())?;
-    Ok(Arc::new(gpu::session::Compiled::new(plan.ready(weights)?, device, options.matmul)?))
+    let (program, keep) = (plan.ready(weights)?, options.keep.as_deref());
+    Ok(Arc::new(gpu::session::Compiled::new(program, device, options.matmul, keep)?))
 }
 
 #[cfg(feature = "gpu")]

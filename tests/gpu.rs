@@ -2,6 +2,8 @@
 //! `tools/lavapipe.sh` fetches one. Without an adapter there is nothing to test, unless `DLC_TEST_GPU`
 //! is set.
 
+mod errors;
+
 use dlc::base::tensor::Element;
 use dlc::base::{DType, Tensor};
 use dlc::ir::Graph;

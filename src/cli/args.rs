@@ -166,6 +166,10 @@ impl Compile {
             }
         };
         options.place = self.placement(&options)?;
+        #[cfg(feature = "gpu")]
+        if options.target.row.kind == crate::target::Kind::Gpu {
+            options.keep = super::kept::folder();
+        }
         options.control.verify_each = self.verify_each || cfg!(debug_assertions);
         options.control.limit = self.pass_limit;
         for name in [&self.stop_after, &self.dump_after].into_iter().flatten() {

@@ -13,6 +13,8 @@ mod emit;
 mod explain;
 mod fmt;
 mod inspect;
+#[cfg(feature = "gpu")]
+mod kept;
 mod later;
 mod load;
 mod ops;
@@ -21,7 +23,7 @@ mod profile;
 mod report;
 mod run;
 mod schema;
-#[cfg(feature = "cpu")]
+#[cfg(any(feature = "cpu", feature = "gpu"))]
 mod seal;
 mod shaders;
 

@@ -7,6 +7,7 @@ use crate::artifact::seal::Seal;
 use crate::import::FormatError;
 
 /// The seal, if there is a key already.
+#[cfg(feature = "cpu")]
 pub fn known() -> Option<Seal> {
     Seal::read(&path()?, build()?).ok().flatten()
 }

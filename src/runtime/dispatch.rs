@@ -186,7 +186,9 @@ fn memories(program: &Program, limits: &Limits) -> Result<Vec<(String, u64)>, Bo
         None => Ok(all),
         Some((name, bytes)) => {
             let most = limits.buffer;
-            Err(error("E0865", format!("`{name}` has {bytes} bytes, the adapter allows {most}")))
+            let message =
+                format!("`{name}` has {bytes} bytes, buffers of the adapter have at most {most}");
+            Err(error("E0865", message))
         }
     }
 }

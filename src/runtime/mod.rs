@@ -14,6 +14,7 @@ mod execute;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 pub mod interpreter;
+pub mod keep;
 pub mod layout;
 #[cfg(feature = "cpu")]
 pub mod peak;

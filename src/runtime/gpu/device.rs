@@ -2,13 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use super::cache::Cache;
 use super::failure::Failure;
 use super::ready;
 use crate::base::diag::Diagnostic;
 use crate::runtime::dispatch::Limits;
+use crate::runtime::keep::Keep;
 use crate::target::wgsl::{Coop, Features, Matmul, Matrices};
+
+/// What no shader needs.
+const EXTRAS: wgpu::Features =
+    wgpu::Features::TIMESTAMP_QUERY.union(wgpu::Features::PIPELINE_CACHE);
 
 /// What is known of an adapter.
 #[derive(Clone, Debug)]
@@ -39,6 +45,7 @@ pub struct Device {
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
     pub(super) failure: Failure,
+    cache: OnceLock<Option<Cache>>,
     limits: wgpu::Limits,
     /// Tiles of cooperative matrices, and whether they gave right sums.
     pub(super) tried: Mutex<BTreeMap<Coop, bool>>,
@@ -140,7 +147,7 @@ impl Device {
         let limits = adapter.limits();
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("dlc"),
-            required_features: adapter.features() & (wanted | wgpu::Features::TIMESTAMP_QUERY),
+            required_features: adapter.features() & (wanted | EXTRAS),
             required_limits: limits.clone(),
             // SAFETY: cooperative matrices are the only such feature that is asked for. What wgpu does
             // not check of them is seen to by the templates: matrices lie inside of what they are loaded
@@ -155,8 +162,8 @@ impl Device {
         })?;
         let failure = Failure::default();
         failure.listen(&device);
-        let (adapter, tried) = (describe(adapter), Mutex::default());
-        Ok(Arc::new(Device { adapter, device, queue, failure, limits, tried }))
+        let (adapter, cache, tried) = (describe(adapter), OnceLock::new(), Mutex::default());
+        Ok(Arc::new(Device { adapter, device, queue, failure, cache, limits, tried }))
     }
 
     /// The same, opened once in a process.
@@ -185,6 +192,16 @@ impl Device {
             uniform_align: of.min_uniform_buffer_offset_alignment as u64,
             groups: of.max_compute_workgroups_per_dimension,
         }
+    }
+
+    /// The driver's cache of pipelines, with what was kept when it was asked for first.
+    pub(super) fn cache(&self, keep: &dyn Keep) -> Option<&Cache> {
+        self.cache.get_or_init(|| Cache::open(self, keep)).as_ref()
+    }
+
+    /// Gives the device up: whatever is asked of it from now on is an error.
+    pub fn give_up(&self) {
+        self.device.destroy();
     }
 
     /// Runs what makes objects of the device or gives it work; errors of its validation, memory and driver
@@ -225,5 +242,29 @@ fn none(name: Option<&str>, adapters: &[wgpu::Adapter]) -> Diagnostic {
         }
         None => Diagnostic::error("E0860", None, "no GPU adapter was found")
             .help("a driver for Vulkan or Metal is needed; `--target cpu` computes without one"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without a listener wgpu panics here.
+    #[test]
+    fn errors_outside_of_a_call_are_told_by_the_next() {
+        let Ok(device) = Device::open(None) else { return };
+        let none = wgpu::BufferDescriptor {
+            label: Some("of no use"),
+            size: 16,
+            usage: wgpu::BufferUsages::empty(),
+            mapped_at_creation: false,
+        };
+        let _ = device.device.create_buffer(&none);
+        let said = device.checked(|| ()).expect_err("the error of before");
+        assert!(said.contains("of no use"), "{said}");
+        assert_eq!(device.checked(|| ()), Ok(()));
+        let _ = device.device.create_buffer(&none);
+        assert!(device.wait().is_err());
+        assert_eq!(device.wait(), Ok(()));
     }
 }

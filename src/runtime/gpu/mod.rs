@@ -3,6 +3,7 @@
 //! [`device`] finds and opens an adapter; [`session`] binds a Program's buffers and dispatches to it;
 //! [`fetch`] reads results back beside other work.
 
+mod cache;
 pub mod device;
 mod failure;
 pub mod fetch;

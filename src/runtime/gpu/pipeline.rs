@@ -16,6 +16,7 @@ impl Pipeline {
     pub fn new(
         device: &Device,
         Prepared { shader, .. }: &Prepared,
+        cache: Option<&wgpu::PipelineCache>,
     ) -> Result<Pipeline, Box<Diagnostic>> {
         let entry = |(i, binding): (usize, &Binding)| wgpu::BindGroupLayoutEntry {
             binding: i as u32,
@@ -54,7 +55,7 @@ impl Pipeline {
                 module: &module,
                 entry_point: Some("main"),
                 compilation_options: wgpu::PipelineCompilationOptions::default(),
-                cache: None,
+                cache,
             });
             Pipeline { pipeline, layout }
         });

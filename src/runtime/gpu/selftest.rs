@@ -64,7 +64,7 @@ fn try_tile(device: &Arc<Device>, tile: Coop) -> Result<bool, Box<Diagnostic>> {
     let mut limits = device.allowed();
     (limits.features.matmul, limits.features.coop) = (Matmul::Coop, Some(tile));
     let program = Arc::new(program(&graph).map_err(of)?);
-    let compiled = Arc::new(Compiled::within(program, device.clone(), &limits)?);
+    let compiled = Arc::new(Compiled::within(program, device.clone(), &limits, None)?);
     if !compiled.tiles().eq([tile]) {
         return Ok(false);
     }

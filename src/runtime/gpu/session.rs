@@ -19,6 +19,7 @@ use crate::base::{DType, Tensor};
 use crate::runtime::dispatch::{
     Action, Bound, Dispatch, Dispatches, Limits, bases_stride, port_bytes,
 };
+use crate::runtime::keep::Keep;
 use crate::runtime::layout::check_values;
 use crate::runtime::{check_len, tensor_of};
 use crate::schedule::program::{KernelId, LaunchId, Port, Program};
@@ -58,10 +59,12 @@ pub(super) fn error(code: &'static str, message: impl Into<String>) -> Box<Diagn
 }
 
 impl Compiled {
+    /// What the driver compiles is kept for the next process, if somebody does.
     pub fn new(
         program: Arc<Program>,
         device: Arc<Device>,
         matmul: Matmul,
+        keep: Option<&dyn Keep>,
     ) -> Result<Compiled, Box<Diagnostic>> {
         check_values(&program).map_err(|e| Box::new(e.diagnostic()))?;
         let mut limits = device.allowed();
@@ -72,7 +75,7 @@ impl Compiled {
             let help = "`--gpu-matmul auto` uses them where there are some";
             return Err(Box::new(Diagnostic::error("E0868", None, message).help(help)));
         }
-        let compiled = Compiled::within(program, device, &limits)?;
+        let compiled = Compiled::within(program, device, &limits, keep)?;
         let wrong: Vec<Coop> =
             compiled.tiles().filter(|tile| !compiled.device.multiplies(*tile)).collect();
         if wrong.is_empty() {
@@ -87,7 +90,7 @@ impl Compiled {
         limits.features.matrices = None;
         let note = "products are computed in tiles without them";
         let warning = Diagnostic::warning(WRONG_MATRICES, None, message).note(note);
-        let compiled = Compiled::within(program, device, &limits)?;
+        let compiled = Compiled::within(program, device, &limits, keep)?;
         Ok(Compiled { warnings: vec![warning], ..compiled })
     }
 
@@ -96,11 +99,17 @@ impl Compiled {
         program: Arc<Program>,
         device: Arc<Device>,
         limits: &Limits,
+        keep: Option<&dyn Keep>,
     ) -> Result<Compiled, Box<Diagnostic>> {
         let dispatches = Dispatches::of(&program, limits)?;
+        let cache = keep.and_then(|keep| device.cache(keep));
         let mut pipelines = BTreeMap::new();
         for (kernel, prepared) in &dispatches.shaders {
-            pipelines.insert(*kernel, Pipeline::new(&device, prepared)?);
+            pipelines
+                .insert(*kernel, Pipeline::new(&device, prepared, cache.map(|c| &c.pipelines))?);
+        }
+        if let (Some(cache), Some(keep)) = (cache, keep) {
+            cache.store(keep);
         }
         let (half, warnings) = (limits.features.half, vec![]);
         Ok(Compiled { program, device, dispatches, pipelines, half, warnings })

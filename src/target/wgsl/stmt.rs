@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::{WORKGROUP, expr, is_private, stored_bytes};
 use crate::base::DType;
-use crate::kernel::ir::{Addr, Buf, Inst, Kernel, LoadMode, Op, Region, Ty, Val};
+use crate::kernel::ir::{Addr, Buf, Inst, Kernel, LaneOp, LoadMode, Op, Region, Ty, Val};
 
 /// What a kernel is printed as.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -129,6 +129,9 @@ impl Printer<'_> {
             }
             Inst::Lane { dst, op, args } => {
                 let from: Vec<Ty> = args.iter().map(|v| kernel.ty(*v)).collect();
+                if matches!(op, LaneOp::Splat) && self.zeros.contains(&args[0]) {
+                    self.zeros.insert(*dst);
+                }
                 let text = expr::lane(op, kernel.ty(*dst), &from, &self.names(args));
                 self.define(*dst, &text);
             }
@@ -181,7 +184,7 @@ impl Printer<'_> {
 
     /// Names of operands. Some are hidden, since a compiler that takes real numbers for floats would drop
     /// a rounding, or a NaN: a sum from which one of its terms is taken again, or to which it is added;
-    /// zero as a factor.
+    /// zero as a factor or divided by something; a value taken from itself.
     fn operands(&mut self, dst: Val, op: Op, of: Ty, args: &[Val]) -> Vec<String> {
         let mut names = self.names(args);
         if !of.dtype().is_float() {
@@ -191,10 +194,14 @@ impl Printer<'_> {
             Op::Mul => (args, &args[2..]),
             Op::Add | Op::Sub => (&args[..0], args),
             Op::Fma => (&args[..2], &args[2..]),
+            Op::Div => (&args[..1], &args[2..]),
             _ => return names,
         };
         for (name, _) in names.iter_mut().zip(factors).filter(|(_, v)| self.zeros.contains(v)) {
             *name = expr::kept(of, name);
+        }
+        if matches!(op, Op::Sub | Op::Div) && args[0] == args[1] {
+            names[0] = expr::kept(of, &names[1]);
         }
         if terms.is_empty() {
             return names;
