@@ -1,13 +1,11 @@
 //! Bytes from a device.
 
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use super::device::Device;
 use super::session::error;
 use crate::base::diag::Diagnostic;
-
-/// From the end of what a device was given until everybody knows, at most.
-const LATE: Duration = Duration::from_secs(10);
 
 /// Bytes of a buffer, once the device has computed everything that it was given.
 pub fn read(
@@ -34,18 +32,22 @@ pub fn read(
         staging
     });
     let staging = staging.map_err(failed)?;
-    let (send, receive) = std::sync::mpsc::channel();
+    let (send, receive) = mpsc::channel();
     staging.slice(..).map_async(wgpu::MapMode::Read, move |result| {
         // The receiver waits below.
         let _ = send.send(result);
     });
-    device.wait().map_err(failed)?;
-    // Where another thread waits as well, it may be the one that calls back, a little later.
-    match receive.recv_timeout(LATE) {
-        Ok(Ok(())) => {}
-        Ok(Err(e)) => return Err(failed(e.to_string())),
-        Err(_) => return Err(failed(device.failure.lose())),
-    }
+    // Where several threads wait for a device, any of them may be the one that is to call back here, a moment
+    // after this one has returned.
+    let mapped = loop {
+        device.wait().map_err(failed)?;
+        match receive.recv_timeout(Duration::from_millis(100)) {
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Err(failed(device.failure.lose())),
+            Ok(mapped) => break mapped,
+        }
+    };
+    mapped.map_err(|e| failed(e.to_string()))?;
     let mapped = staging.slice(..).get_mapped_range();
     let mapped = mapped.map_err(|e| failed(e.to_string()))?;
     Ok(mapped[..bytes as usize].to_vec())
