@@ -143,3 +143,38 @@ fn a_scan_beside_a_large_launch() {
         assert!((got - h).abs() < 1e-5);
     }
 }
+
+/// A scan over each row of what another one goes through: places inside of a buffer are gone through.
+#[test]
+fn scans_of_rows() {
+    let text = "model m(xs: f32[4, 5], ys: f32[4, 5, 2]) {
+        total, sums = scan(xs, init = zeros([])) { |s, row|
+            last, all = scan(row, init = zeros([])) { |a, x|
+                next = a * 0.5 + x
+                return next, next
+            }
+            t = s + last
+            return t, all
+        }
+        kept, rows = scan(ys, init = zeros([2])) { |s, table|
+            last, copies = scan(table, init = s) { |a, x| return x + a, x }
+            return last, copies
+        }
+        return total, sums, kept, rows
+    }";
+    let ramp = |n: usize| (0..n).map(|i| (i * 7 % 11) as f32 - 4.0).collect::<Vec<_>>();
+    let results = |target: &str| {
+        let target = dlc::target::Target::parse(target).unwrap();
+        let options = dlc::Options { target, ..dlc::Options::default() };
+        let model = dlc::compile(text, &options).unwrap();
+        let mut session = model.session().unwrap();
+        session.set_input(0, &dlc::Tensor::from_slice(&[4, 5], &ramp(20))).unwrap();
+        session.set_input(1, &dlc::Tensor::from_slice(&[4, 5, 2], &ramp(40))).unwrap();
+        session.run().unwrap();
+        (0..4).map(|i| session.output(i).unwrap()).collect::<Vec<_>>()
+    };
+    let wanted = results("reference");
+    for target in ["cpu", "cpu:clif", "cpu:interpreter"] {
+        assert_eq!(results(target), wanted, "{target}");
+    }
+}

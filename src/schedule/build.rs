@@ -75,6 +75,21 @@ struct Scope {
     depth: usize,
 }
 
+/// An argument with the type of the value in it.
+type Typed = (Arg, TensorType);
+
+fn extents(ty: &TensorType) -> Vec<usize> {
+    ty.shape.concrete().expect("dimensions are bound before scheduling")
+}
+
+/// A value that is written once more, elsewhere.
+#[derive(Clone)]
+struct Copy {
+    from: Arg,
+    to: Arg,
+    ty: TensorType,
+}
+
 impl Assembler<'_> {
     fn top(
         &mut self,
@@ -93,11 +108,11 @@ impl Assembler<'_> {
         for (value, to) in outputs.into_iter().chain(states) {
             let from = scope.at[&value].clone();
             if from != to {
-                copies.push((from, to));
+                copies.push(Copy { from, to, ty: graph.ty(value).clone() });
             }
         }
-        for (from, to) in self.without_clobbering(copies, &mut block)? {
-            self.copy(&from, &to, &mut block)?;
+        for copy in self.without_clobbering(copies, &mut block)? {
+            self.copy(&copy, &mut block)?;
         }
         Ok(block)
     }
@@ -105,19 +120,19 @@ impl Assembler<'_> {
     /// A copy into a state must not destroy what a later copy reads: such sources move first.
     fn without_clobbering(
         &mut self,
-        copies: Vec<(Arg, Arg)>,
+        copies: Vec<Copy>,
         block: &mut Block,
-    ) -> Result<Vec<(Arg, Arg)>, OpError> {
+    ) -> Result<Vec<Copy>, OpError> {
         let mut out = vec![];
-        for (i, (from, to)) in copies.iter().enumerate() {
-            let clobbered = copies[..i].iter().any(|(_, earlier)| earlier.buffer == from.buffer);
+        for (i, copy) in copies.iter().enumerate() {
+            let clobbered = copies[..i].iter().any(|c| c.to.buffer == copy.from.buffer);
             if !clobbered {
-                out.push((from.clone(), to.clone()));
+                out.push(copy.clone());
                 continue;
             }
-            let saved = self.like(from.buffer, "saved");
-            self.copy(from, &Arg::whole(saved), block)?;
-            out.push((Arg::whole(saved), to.clone()));
+            let saved = Arg::whole(self.arena("saved", &copy.ty));
+            self.copy(&Copy { to: saved.clone(), ..copy.clone() }, block)?;
+            out.push(Copy { from: saved, ..copy.clone() });
         }
         Ok(out)
     }
@@ -182,14 +197,6 @@ impl Assembler<'_> {
     fn arena(&mut self, name: &str, ty: &TensorType) -> BufferId {
         let shape = ty.shape.concrete().expect("dimensions are bound before scheduling");
         self.buffer(name.into(), ty.dtype, shape, Place::Arena { offset: 0 })
-    }
-
-    fn like(&mut self, other: BufferId, name: &str) -> BufferId {
-        let (dtype, shape) = {
-            let b = self.program.buffer(other);
-            (b.dtype, b.shape.clone())
-        };
-        self.buffer(name.into(), dtype, shape, Place::Arena { offset: 0 })
     }
 
     /// Work of each step, to rank the steps by.
@@ -314,7 +321,10 @@ impl Assembler<'_> {
         match graph.class(id) {
             Class::Region(RegionKind::Scan { carries, sequences, reverse }) => {
                 let scan = Scan { carries, sequences, reverse };
-                self.scan(&node.regions[0], scan, &args, &results, scope.depth, block)
+                let types = |v: &Value| graph.ty(*v).clone();
+                let given = args.into_iter().zip(node.operands().iter().map(types)).collect();
+                let made = results.into_iter().zip(node.results.iter().cloned()).collect();
+                self.scan(&node.regions[0], scan, (given, made), scope.depth, block)
             }
             Class::Region(RegionKind::Cond) => {
                 let then = self.branch(&node.regions[0], &args[1..], &results, scope.depth)?;
@@ -394,15 +404,9 @@ impl Assembler<'_> {
         (id, generator, product)
     }
 
-    /// A copy of a whole buffer, in a wave of its own.
-    fn copy(&mut self, from: &Arg, to: &Arg, block: &mut Block) -> Result<(), OpError> {
-        let b = self.program.buffer(to.buffer);
-        let elements = match to.steps.is_empty() && to.offset == 0 {
-            true => b.shape.iter().product::<usize>(),
-            // A slice of a stacked output: one entry of its first axis.
-            false => b.shape[1..].iter().product::<usize>(),
-        };
-        let work = kernels::copy(b.dtype, elements);
+    /// A launch that copies, in a wave of its own.
+    fn copy(&mut self, Copy { from, to, ty }: &Copy, block: &mut Block) -> Result<(), OpError> {
+        let work = kernels::copy(ty.dtype, extents(ty).iter().product());
         let begin = self.program.launches.len() as u32;
         let id =
             self.launch(work, vec!["copy"], std::slice::from_ref(from), std::slice::from_ref(to));
@@ -418,25 +422,26 @@ impl Assembler<'_> {
         &mut self,
         region: &Graph,
         scan: Scan,
-        args: &[Arg],
-        results: &[Arg],
+        (given, made): (Vec<Typed>, Vec<Typed>),
         depth: usize,
         block: &mut Block,
     ) -> Result<Step, OpError> {
-        let (init, rest) = args.split_at(scan.carries);
+        let (init, rest) = given.split_at(scan.carries);
         let (sequences, captures) = rest.split_at(scan.sequences);
-        let (carries, stacked) = results.split_at(scan.carries);
-        for (from, to) in init.iter().zip(carries) {
-            self.copy(from, to, block)?;
+        let (carries, stacked) = made.split_at(scan.carries);
+        for ((from, _), (to, ty)) in init.iter().zip(carries) {
+            let (from, to, ty) = (from.clone(), to.clone(), ty.clone());
+            self.copy(&Copy { from, to, ty }, block)?;
         }
         let first = sequences.first().or(stacked.first());
-        let times = first.map_or(0, |a| self.program.buffer(a.buffer).shape[0]) as u64;
+        let times = first.map_or(0, |(_, ty)| extents(ty)[0]) as u64;
         if times == 0 {
             return Ok(Step::Repeat { times, body: Block::default() });
         }
-        let slice = |me: &Self, whole: &Arg| {
-            let b = me.program.buffer(whole.buffer);
-            let bytes: u64 = b.bytes() / (b.shape[0].max(1) as u64);
+        // What is gone through may itself be a part of a buffer.
+        let slice = |(whole, ty): &Typed| {
+            let bytes: u64 =
+                extents(ty)[1..].iter().product::<usize>() as u64 * ty.dtype.bytes() as u64;
             let mut steps = whole.steps.clone();
             steps.resize(depth, 0);
             let (offset, step) = match scan.reverse {
@@ -447,20 +452,24 @@ impl Assembler<'_> {
             Arg { buffer: whole.buffer, offset: whole.offset + offset, steps }
         };
         let mut inner = Scope { depth: depth + 1, ..Scope::default() };
-        let slices: Vec<Arg> = sequences.iter().map(|s| slice(self, s)).collect();
-        let given = carries.iter().chain(&slices).chain(captures);
+        let slices: Vec<Arg> = sequences.iter().map(slice).collect();
+        let arg = |(arg, _): &'_ Typed| arg.clone();
+        let (carries, captures): (Vec<Arg>, Vec<Arg>) =
+            (carries.iter().map(arg).collect(), captures.iter().map(arg).collect());
+        let given = carries.iter().chain(&slices).chain(&captures);
         for (id, arg) in region.inputs.iter().zip(given) {
             inner.at.insert(Value { node: *id, result: 0 }, arg.clone());
         }
-        let targets: Vec<Arg> = stacked.iter().map(|s| slice(self, s)).collect();
+        let targets: Vec<Arg> = stacked.iter().map(slice).collect();
         self.live.enter(self.program.launches.len() as u32);
         let mut body = self.body(region, &mut inner, scan.carries, &targets)?;
-        let next: Vec<Arg> =
-            region.outputs[..scan.carries].iter().map(|o| inner.at[&o.value].clone()).collect();
-        let copies =
-            next.into_iter().zip(carries.iter().cloned()).filter(|(f, t)| f != t).collect();
-        for (from, to) in self.without_clobbering(copies, &mut body)? {
-            self.copy(&from, &to, &mut body)?;
+        let next = region.outputs[..scan.carries].iter().zip(&carries).map(|(o, to)| {
+            let (from, ty) = (inner.at[&o.value].clone(), region.ty(o.value).clone());
+            Copy { from, to: to.clone(), ty }
+        });
+        let copies = next.filter(|c| c.from != c.to).collect();
+        for copy in self.without_clobbering(copies, &mut body)? {
+            self.copy(&copy, &mut body)?;
         }
         for arg in carries.iter().chain(&slices).chain(&targets) {
             self.live.touch(arg.buffer, self.program.launches.len().saturating_sub(1) as u32);
@@ -519,8 +528,8 @@ impl Assembler<'_> {
         let waves = order::waves(graph, &self.work(graph));
         let mut block = self.block(graph, Some(&fused.groups), &waves, &mut inner)?;
         for (value, target) in copies {
-            let from = inner.at[&value].clone();
-            self.copy(&from, &target, &mut block)?;
+            let (from, ty) = (inner.at[&value].clone(), graph.ty(value).clone());
+            self.copy(&Copy { from, to: target, ty }, &mut block)?;
         }
         for (o, f) in region.outputs.iter().zip(&graph.outputs) {
             scope.at.insert(o.value, inner.at[&f.value].clone());
