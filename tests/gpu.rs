@@ -170,7 +170,7 @@ fn contractions_in_tiles() {
     }
     let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
     let from = number("DLC_SHAPES_FROM").unwrap_or(0);
-    let seeds = from..from + number("DLC_SHAPES").unwrap_or(16);
+    let seeds = from..from + number("DLC_SHAPES").unwrap_or(10);
     let mut failures = vec![];
     for (kind, make) in CONTRACTIONS.iter().enumerate() {
         for seed in seeds.clone() {

@@ -6,6 +6,16 @@ use crate::base::diag::Diagnostic;
 use crate::runtime::dispatch::Prepared;
 use crate::target::wgsl::Binding;
 
+/// No tests of bounds, and no counting of rounds, which take about as long as what they guard. A software
+/// driver keeps the counting: without it, it unrolls loops until its compiler runs out of stack.
+fn checks(device: &Device) -> wgpu::ShaderRuntimeChecks {
+    wgpu::ShaderRuntimeChecks {
+        bounds_checks: false,
+        force_loop_bounding: device.adapter.software,
+        ..wgpu::ShaderRuntimeChecks::checked()
+    }
+}
+
 pub struct Pipeline {
     pub pipeline: wgpu::ComputePipeline,
     pub layout: wgpu::BindGroupLayout,
@@ -45,16 +55,21 @@ impl Pipeline {
                 bind_group_layouts: &[Some(&layout)],
                 ..wgpu::PipelineLayoutDescriptor::default()
             });
-            let module = wgpu.create_shader_module(wgpu::ShaderModuleDescriptor {
-                label,
-                source: wgpu::ShaderSource::Wgsl(shader.source.as_str().into()),
-            });
+            let source = wgpu::ShaderSource::Wgsl(shader.source.as_str().into());
+            let module = wgpu::ShaderModuleDescriptor { label, source };
+            // SAFETY: every access of a kernel lies inside its buffer and every loop ends, as for machine
+            // code: generators see to it, and tests prove it of each kernel (`kernel::verify`).
+            let module = unsafe { wgpu.create_shader_module_trusted(module, checks(device)) };
             let pipeline = wgpu.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                 label,
                 layout: Some(&of),
                 module: &module,
                 entry_point: Some("main"),
-                compilation_options: wgpu::PipelineCompilationOptions::default(),
+                // Templates write what they share before they read it.
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    zero_initialize_workgroup_memory: false,
+                    ..wgpu::PipelineCompilationOptions::default()
+                },
                 cache,
             });
             Pipeline { pipeline, layout }
