@@ -14,6 +14,7 @@ use dlc::ir::print::print_graph;
 use dlc::ir::random::{Limits, random_graph};
 use dlc::model::{Model, Options, random_weights};
 use dlc::pipeline::Level;
+use dlc::runtime::dispatch::Dispatches;
 use dlc::runtime::gpu::device::{Device, adapters};
 use dlc::target::Target;
 use dlc::target::wgsl::{Matmul, Matrices, all_coop_tiles};
@@ -304,6 +305,17 @@ fn cooperative_self_test() {
     assert!(wrong.iter().any(|tile| !device.multiplies(*tile)), "half a subgroup multiplies");
 }
 
+/// Whether a graph's shaders on the first adapter use cooperative matrices.
+fn has_matrices(graph: &Graph) -> bool {
+    let options = options(Level::O2);
+    let model = Model::new(graph.clone(), Default::default(), options, &mut |_, _| {}).unwrap();
+    let mut limits = Device::shared(None).unwrap().allowed();
+    limits.features.matmul = Matmul::Coop;
+    let program = model.program(&Default::default()).unwrap();
+    let dispatches = Dispatches::of(&program, &limits).unwrap();
+    dispatches.shaders.values().any(|p| p.shader.coop.is_some())
+}
+
 /// Products of f16 by cooperative matrices, against tiles and the reference.
 #[test]
 fn cooperative_matrices() {
@@ -322,12 +334,14 @@ fn cooperative_matrices() {
         "model m(x: f16[130, 33], y: f16[130, 19]) { return matmul(transpose(x), y) }",
         "model m(x: f16[2, 5, 13, 11], w: f16[24, 5, 3, 3]) { return op.conv2d(x, w, pad = [1, 1, 1, 1]) |> relu }",
         "model m(x: f16[1, 16, 12, 12], w: f16[32, 16, 1, 1]) { return op.conv2d(x, w) }",
+        "model m(x: f16[40, 24], y: f16[24, 40]) { return matmul(cast(x, f32), cast(y, f32)) }",
     ];
     for text in models {
         let graph = dlc::compile(text, &Options::default()).unwrap().graph().unwrap().clone();
         let want = output_by(&graph, Options { target: target("reference"), ..Options::default() });
         let by = |matmul| output_by(&graph, Options { matmul, ..options(Level::O2) });
         let (coop, tiled) = (by(Matmul::Coop), by(Matmul::Tiled));
+        assert!(has_matrices(&graph), "{text} has no cooperative matrices");
         for (what, got) in [("coop", coop), ("tiled", tiled)] {
             let near = allclose(&got, &want, 2e-3, 2e-3);
             assert!(near.is_ok(), "{text}, {what}: {near:?}");

@@ -223,7 +223,16 @@ impl Device {
 
     /// Lets the device finish what it was given.
     pub(super) fn wait(&self) -> Result<(), String> {
-        let poll = || self.device.poll(wgpu::PollType::wait_indefinitely());
+        self.wait_for(None)
+    }
+
+    /// The same for what was given up to a submission.
+    pub(super) fn wait_for(
+        &self,
+        submission_index: Option<wgpu::SubmissionIndex>,
+    ) -> Result<(), String> {
+        let wait = wgpu::PollType::Wait { submission_index, timeout: None };
+        let poll = || self.device.poll(wait);
         // Where the driver says that the device is lost, wgpu panics; nothing of ours is in between.
         match catch_unwind(AssertUnwindSafe(poll)) {
             Ok(Ok(_)) => self.failure.take().map_or(Ok(()), Err),

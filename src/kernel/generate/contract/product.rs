@@ -234,12 +234,12 @@ fn in_a_row(body: &Resolved, root: u32, axis: usize) -> bool {
     })
 }
 
-/// Whether a value is an element of f16, or zero.
+/// Whether a value is an element of f16, converted to f32 or not, or zero.
 fn is_half(nest: &Nest, body: &Resolved, root: u32) -> bool {
     leaves(body, root).all(|leaf| match leaf {
         Leaf::Slot { slot, .. } => nest.slots[*slot as usize].dtype == DType::F16,
         Leaf::Const(lit) => lit.bits == 0,
-        Leaf::Guarded { .. } => true,
+        Leaf::Guarded { .. } | Leaf::Fn(ScalarFn::Cast(DType::F16 | DType::F32), _) => true,
         Leaf::Stage { .. } | Leaf::Axis(_) | Leaf::Fn(..) => false,
     })
 }
