@@ -361,3 +361,18 @@ fn narrow_products() {
     let near = allclose(&got, &wide, 4e-3, 4e-3);
     assert!(near.is_ok(), "{near:?}");
 }
+
+/// What passes through f16 is rounded, though nothing stores it.
+#[test]
+fn roundings_to_half_stay() {
+    if !here() {
+        return;
+    }
+    let text = "model m(x: f32[4]) { return cast(cast(x, f16), f32) * 2.0 }";
+    let model = dlc::compile(text, &options(Level::O2)).unwrap();
+    let mut session = model.session().unwrap();
+    let x = [70000.0f32, 1.0001, -3.1415927, 0.5];
+    session.set_input(0, &Tensor::from_slice(&[4], &x)).unwrap();
+    session.run().unwrap();
+    assert_eq!(session.output(0).unwrap().as_slice::<f32>(), [f32::INFINITY, 2.0, -6.28125, 1.0]);
+}

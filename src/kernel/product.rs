@@ -35,14 +35,3 @@ pub struct Operand {
     /// Whether it consists of elements of f16, as they are stored, or of zeros.
     pub half: bool,
 }
-
-impl Product {
-    /// Multiplications and additions.
-    pub fn flops(&self) -> u64 {
-        [self.groups, self.rows, self.columns, self.steps]
-            .iter()
-            .map(|n| *n as u64)
-            .product::<u64>()
-            * 2
-    }
-}

@@ -334,6 +334,7 @@ const HELPERS_F64_ALONE: &[Helper] = &[
 /// Integer division is as the kernel IR has it: indices round down, by zero gives 0.
 const HELPERS: &[Helper] = &[
     ("keep_f32", "fn keep_f32(x: f32) -> f32 { return bitcast<f32>(bitcast<i32>(x) ^ zero()); }\n"),
+    ("keep_f16", "fn keep_f16(x: f16) -> f16 { return x - f16(zero()); }\n"),
     (
         "keep4_f32",
         "fn keep4_f32(x: vec4<f32>) -> vec4<f32> {

@@ -41,6 +41,8 @@ struct Printer<'k> {
     sums: BTreeMap<Val, Vec<Val>>,
     /// Constants that are zero.
     zeros: BTreeSet<Val>,
+    /// What was converted to f16.
+    rounded: BTreeSet<Val>,
 }
 
 /// The entry point.
@@ -73,7 +75,8 @@ pub fn part(kernel: &Kernel, name: &str, role: Role, out: &mut String) {
 impl<'k> Printer<'k> {
     fn new(kernel: &'k Kernel, role: Role, depth: usize, out: &'k mut String) -> Printer<'k> {
         let names = (0..kernel.types.len()).map(|i| format!("v{i}")).collect();
-        Printer { kernel, role, names, out, depth, sums: BTreeMap::new(), zeros: BTreeSet::new() }
+        let (sums, zeros, rounded) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        Printer { kernel, role, names, out, depth, sums, zeros, rounded }
     }
 }
 
@@ -132,7 +135,8 @@ impl Printer<'_> {
                 if matches!(op, LaneOp::Splat) && self.zeros.contains(&args[0]) {
                     self.zeros.insert(*dst);
                 }
-                let text = expr::lane(op, kernel.ty(*dst), &from, &self.names(args));
+                let names = self.converted(*dst, op, args);
+                let text = expr::lane(op, kernel.ty(*dst), &from, &names);
                 self.define(*dst, &text);
             }
             Inst::Fold { .. } => unreachable!("the legal form has none"),
@@ -180,6 +184,21 @@ impl Printer<'_> {
             }
             Inst::Barrier => self.line("workgroupBarrier();"),
         }
+    }
+
+    /// Names of operands; a number that was rounded to f16 is hidden where it is converted again, since a
+    /// compiler that takes real numbers for floats would drop the rounding.
+    fn converted(&mut self, dst: Val, op: &LaneOp, args: &[Val]) -> Vec<String> {
+        let mut names = self.names(args);
+        if *op == LaneOp::Convert {
+            if self.rounded.contains(&args[0]) {
+                names[0] = format!("keep_f16({})", names[0]);
+            }
+            if self.kernel.ty(dst) == Ty::Scalar(DType::F16) {
+                self.rounded.insert(dst);
+            }
+        }
+        names
     }
 
     /// Names of operands. Some are hidden, since a compiler that takes real numbers for floats would drop

@@ -21,7 +21,7 @@ impl Holes {
     }
 
     /// The text of a template. Its faults are those of this program, so they panic: a name that nothing
-    /// is known of, or a repetition without an end.
+    /// is known of.
     pub fn fill(&self, template: &str) -> String {
         let (mut out, mut lines) = (String::new(), template.lines());
         while let Some(line) = lines.next() {
