@@ -11,18 +11,18 @@ use dlc::ir::compare::allclose;
 use dlc::ir::eval::{Env, Precision, Results, evaluate};
 use dlc::ir::op::walk::Case;
 use dlc::ir::print::print_graph;
-use dlc::ir::random::{Limits, random_graph};
+use dlc::ir::random::{Limits as Graphs, random_graph};
 use dlc::model::{Model, Options, random_weights};
 use dlc::pipeline::Level;
-use dlc::runtime::dispatch::Dispatches;
+use dlc::runtime::dispatch::{Dispatches, Limits};
 use dlc::runtime::gpu::device::{Device, adapters};
 use dlc::target::Target;
-use dlc::target::wgsl::{Matmul, Matrices, all_coop_tiles};
+use dlc::target::wgsl::{Matmul, Matrices, Shader, all_coop_tiles};
 
 use crate::examples::{every_run, untrained};
 use crate::ops::walk;
 use crate::random_shapes::draw::Data;
-use crate::random_shapes::{CONTRACTIONS, check_on};
+use crate::random_shapes::{CONTRACTIONS, across_workgroups, check_each, check_on, rows};
 use crate::targets::outputs;
 
 /// Whether there is an adapter.
@@ -105,7 +105,7 @@ fn random_graphs() {
         return;
     }
     for seed in 9000..9040 {
-        let r = random_graph(seed, &Limits::default());
+        let r = random_graph(seed, &Graphs::default());
         let expected = Results { states: vec![], ..r.expected().unwrap() };
         let ran = outputs(&r.graph, &r.env, options(Level::O2));
         let got = ran.map(|outputs| Results { outputs, states: vec![] });
@@ -161,6 +161,25 @@ fn examples() {
         let near = allclose(&got, &want, 1e-4, 1e-5);
         assert!(near.is_ok(), "{name}: {near:?}");
     }
+}
+
+/// Softmax, normalizations, reductions and attention of random shapes. Rows are computed by workgroups, whose
+/// folds use subgroups where the adapter has them.
+#[test]
+fn rows_of_random_shapes() {
+    if !here() {
+        return;
+    }
+    let mut groups = 0;
+    check_each("rows", rows, |case| {
+        // The driver takes subnormal numbers for zero.
+        if case.data == Data::Subnormals {
+            return Ok(());
+        }
+        groups += across_workgroups(case, &options(Level::O2))?;
+        check_on(case, options(Level::O2))
+    });
+    assert!(groups > 4, "{groups} kernels have workgroups");
 }
 
 /// Products of all shapes, in tiles.
@@ -307,13 +326,36 @@ fn cooperative_self_test() {
 
 /// Whether a graph's shaders on the first adapter use cooperative matrices.
 fn has_matrices(graph: &Graph) -> bool {
-    let options = options(Level::O2);
-    let model = Model::new(graph.clone(), Default::default(), options, &mut |_, _| {}).unwrap();
     let mut limits = Device::shared(None).unwrap().allowed();
     limits.features.matmul = Matmul::Coop;
+    shaders(graph, &limits).iter().any(|s| s.coop.is_some())
+}
+
+/// The shaders of a graph for an adapter.
+fn shaders(graph: &Graph, limits: &Limits) -> Vec<Shader> {
+    let options = options(Level::O2);
+    let model = Model::new(graph.clone(), Default::default(), options, &mut |_, _| {}).unwrap();
     let program = model.program(&Default::default()).unwrap();
-    let dispatches = Dispatches::of(&program, &limits).unwrap();
-    dispatches.shaders.values().any(|p| p.shader.coop.is_some())
+    let dispatches = Dispatches::of(&program, limits).unwrap();
+    dispatches.shaders.into_values().map(|p| p.shader).collect()
+}
+
+/// Folds across workgroups end in subgroups where the adapter has these, and do without elsewhere.
+#[test]
+fn folds_across_subgroups() {
+    if !here() {
+        return;
+    }
+    let text = "model m(x: f32[9, 1030]) { return softmax(x), argmax(x, axis = 1), sum(x) }";
+    let graph = dlc::compile(text, &options(Level::O2)).unwrap().graph().unwrap().clone();
+    let mut limits = Device::shared(None).unwrap().allowed();
+    let by_subgroups = |limits: &Limits| {
+        let of = shaders(&graph, limits);
+        of.iter().filter(|s| s.source.contains("subgroupShuffleXor")).count()
+    };
+    assert_eq!(by_subgroups(&limits), if limits.features.subgroups { 3 } else { 0 });
+    limits.features.subgroups = false;
+    assert_eq!(by_subgroups(&limits), 0);
 }
 
 /// Products of f16 by cooperative matrices, against tiles and the reference.

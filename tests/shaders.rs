@@ -30,18 +30,19 @@ fn adapters() -> [Features; 4] {
     let wide = Features { float64: true, ..integers };
     let matrices = Some(Matrices { size: 16, half_sums: false, subgroup: 32 });
     let (shared, invocations) = (48 << 10, 1024);
-    let all = Features { half: true, matrices, shared, invocations, ..wide };
+    let all = Features { half: true, matrices, shared, invocations, subgroups: true, ..wide };
     [none, integers, wide, Features { matmul: Matmul::Coop, ..all }]
 }
 
 /// What naga lets a shader use on such an adapter.
 fn capabilities(features: Features) -> Capabilities {
-    let Features { int64, float64, half, matrices, .. } = features;
+    let Features { int64, float64, half, matrices, subgroups, .. } = features;
     let mut of = Capabilities::empty();
     of.set(Capabilities::SHADER_INT64, int64);
     of.set(Capabilities::FLOAT64, float64);
     of.set(Capabilities::SHADER_FLOAT16, half);
     of.set(Capabilities::COOPERATIVE_MATRIX, matrices.is_some());
+    of.set(Capabilities::SUBGROUP, subgroups);
     of
 }
 

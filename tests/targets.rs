@@ -71,6 +71,16 @@ fn kernel_interpreter_fused() {
     walk("kernel interpreter, -O2", |case| check(case, "cpu:interpreter", Level::O2));
 }
 
+/// As they are made for GPUs.
+#[test]
+fn kernel_interpreter_across_workgroups() {
+    let target = crate::random_shapes::gpu_kernels();
+    walk("kernels for GPUs, -O2", |case| {
+        let options = Options { target: target.clone(), ..Options::default() };
+        case.check(&outputs(&case.graph, &case.env, options)?)
+    });
+}
+
 #[cfg(feature = "cpu")]
 #[test]
 fn machine_code_op_by_op() {

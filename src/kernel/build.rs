@@ -108,6 +108,11 @@ impl KernelBuilder {
         self.kernel.grid = grid;
     }
 
+    /// Invocations of a workgroup.
+    pub fn set_local(&mut self, local: [u32; 3]) {
+        self.kernel.local = local;
+    }
+
     pub fn param(&mut self, name: &str, elem: DType, len: u64, access: Access) -> Buf {
         self.kernel.params.push(Param { name: name.into(), elem, len, access });
         Buf::Param(self.kernel.params.len() as u16 - 1)
@@ -122,6 +127,12 @@ impl KernelBuilder {
 
     pub fn scratch(&mut self, elem: DType, len: u64) -> Buf {
         self.kernel.scratch.push(Scratch { elem, len, scope: Scope::Worker });
+        Buf::Scratch(self.kernel.scratch.len() as u16 - 1)
+    }
+
+    /// Memory of a workgroup.
+    pub fn shared(&mut self, elem: DType, len: u64) -> Buf {
+        self.kernel.scratch.push(Scratch { elem, len, scope: Scope::Shared });
         Buf::Scratch(self.kernel.scratch.len() as u16 - 1)
     }
 
@@ -192,6 +203,9 @@ impl KernelBuilder {
     }
 
     pub fn local(&mut self, axis: u8) -> Val {
+        if self.kernel.local[axis as usize] == 1 {
+            return self.index(0);
+        }
         self.pure(Key::Local(axis), Ty::Index, |dst| Inst::Local { dst, axis })
     }
 
@@ -359,6 +373,18 @@ impl KernelBuilder {
     pub fn fold(&mut self, combine: Combine, v: Val) -> Val {
         let ty = self.ty(v).with_lanes(1);
         self.pure(Key::Fold(combine, v), ty, |dst| Inst::Fold { dst, combine, v })
+    }
+
+    /// A scalar of all invocations, combined along local axis 1.
+    pub fn group_fold(&mut self, combine: Combine, v: Val) -> Val {
+        let dst = self.fresh(self.ty(v));
+        self.push(Inst::GroupFold { dst, combine, v });
+        dst
+    }
+
+    /// No invocation of a workgroup goes on before all of them are here.
+    pub fn barrier(&mut self) {
+        self.push(Inst::Barrier);
     }
 
     /// Loads `lanes` elements that follow each other.

@@ -268,6 +268,15 @@ pub enum Inst {
         combine: Combine,
         v: Val,
     },
+    /// A scalar of every invocation of the workgroup, combined along local axis 1 by a halving tree:
+    /// invocation i with i + n/2; the extent of that axis is a power of two. All invocations with the same
+    /// coordinate along axis 0 get the result. `Max` and `Min` of floats give NaN where one is NaN. A
+    /// barrier before and behind.
+    GroupFold {
+        dst: Val,
+        combine: Combine,
+        v: Val,
+    },
     Lane {
         dst: Val,
         op: LaneOp,
@@ -400,6 +409,7 @@ impl Inst {
             | Inst::Local { dst, .. }
             | Inst::Op { dst, .. }
             | Inst::Fold { dst, .. }
+            | Inst::GroupFold { dst, .. }
             | Inst::Lane { dst, .. }
             | Inst::Load { dst, .. } => from_ref(dst),
             Inst::For { results, .. } | Inst::If { results, .. } => results,
@@ -416,6 +426,7 @@ impl Inst {
             | Inst::Local { dst, .. }
             | Inst::Op { dst, .. }
             | Inst::Fold { dst, .. }
+            | Inst::GroupFold { dst, .. }
             | Inst::Lane { dst, .. }
             | Inst::Load { dst, .. } => from_mut(dst),
             Inst::For { results, .. } | Inst::If { results, .. } => results,
@@ -429,7 +440,7 @@ impl Inst {
         match self {
             Inst::Const { .. } | Inst::Grid { .. } | Inst::Local { .. } | Inst::Barrier => {}
             Inst::Op { args, .. } | Inst::Lane { args, .. } => args.iter().for_each(|v| f(*v)),
-            Inst::Fold { v, .. } => f(*v),
+            Inst::Fold { v, .. } | Inst::GroupFold { v, .. } => f(*v),
             Inst::Load { at, mode, .. } => {
                 f(at.base);
                 match mode {

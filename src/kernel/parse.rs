@@ -381,6 +381,13 @@ impl<'t> Builder<'t> {
                 _ => fail(&word, format!("`{name}` is no fold of one register")),
             };
         }
+        if let Some(combine) = name.strip_prefix("group.") {
+            let known = COMBINES.into_iter().find(|c| combine_name(*c) == combine);
+            return match (known, &args[..]) {
+                (Some(combine), [v]) => Ok(Inst::GroupFold { dst, combine, v: *v }),
+                _ => fail(&word, format!("`{name}` is no fold of one register")),
+            };
+        }
         match OPS.into_iter().find(|op| op_name(*op) == name) {
             Some(op) => Ok(Inst::Op { dst, op, args: args.into() }),
             None => fail(&word, format!("no instruction is called `{name}`")),

@@ -230,6 +230,9 @@ impl Printer<'_> {
             Inst::Fold { combine, v, .. } => {
                 self.put(format_args!("fold.{} %{}", combine_name(*combine), v.0));
             }
+            Inst::GroupFold { combine, v, .. } => {
+                self.put(format_args!("group.{} %{}", combine_name(*combine), v.0));
+            }
             Inst::Lane { op, args, .. } => {
                 let name = match op {
                     LaneOp::Splat => "splat".into(),

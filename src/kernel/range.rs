@@ -280,6 +280,7 @@ impl<'k> Ranges<'k> {
                 }
             }
             Inst::Fold { .. }
+            | Inst::GroupFold { .. }
             | Inst::Load { .. }
             | Inst::Store { .. }
             | Inst::Prefetch { .. }
@@ -513,6 +514,7 @@ impl<'k> Ranges<'k> {
                 | Inst::Local { .. }
                 | Inst::Op { .. }
                 | Inst::Fold { .. }
+                | Inst::GroupFold { .. }
                 | Inst::Lane { .. }
                 | Inst::Load { .. }
                 | Inst::Store { .. }

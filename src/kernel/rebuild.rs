@@ -128,6 +128,7 @@ fn region(b: &mut KernelBuilder, old: &Region, map: &mut Map, rule: &mut dyn Rul
             | Inst::Local { .. }
             | Inst::Op { .. }
             | Inst::Fold { .. }
+            | Inst::GroupFold { .. }
             | Inst::Lane { .. }
             | Inst::Load { .. }
             | Inst::Store { .. }
@@ -165,6 +166,7 @@ fn copy(b: &mut KernelBuilder, inst: &Inst, map: &mut Map, rule: &dyn Rule) {
         Inst::Local { dst, axis } => (dst, b.local(*axis)),
         Inst::Op { dst, op, args } => (dst, b.op(*op, &map.args(args))),
         Inst::Fold { dst, combine, v } => (dst, b.fold(*combine, map.get(*v))),
+        Inst::GroupFold { dst, combine, v } => (dst, b.group_fold(*combine, map.get(*v))),
         Inst::Lane { dst, op, args } => (dst, b.lane(op.clone(), ty(dst), &map.args(args))),
         Inst::Load { dst, at, mode, valid, fill } => {
             let lanes = map.old.ty(*dst).lanes();

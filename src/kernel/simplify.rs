@@ -113,7 +113,11 @@ impl Mover {
                     self.inside(then, depth);
                     self.inside(els, depth);
                 }
-                Inst::Load { .. } | Inst::Store { .. } | Inst::Prefetch { .. } | Inst::Barrier => {}
+                Inst::GroupFold { .. }
+                | Inst::Load { .. }
+                | Inst::Store { .. }
+                | Inst::Prefetch { .. }
+                | Inst::Barrier => {}
             }
             for v in inst.defs() {
                 self.depth[v.0 as usize] = target;
@@ -236,6 +240,7 @@ impl Unroller<'_> {
             Inst::Grid { .. }
             | Inst::Local { .. }
             | Inst::Fold { .. }
+            | Inst::GroupFold { .. }
             | Inst::Lane { .. }
             | Inst::Load { .. }
             | Inst::Store { .. }
@@ -286,6 +291,7 @@ fn sweep(region: &mut Region, live: &mut [bool]) {
             | Inst::Local { .. }
             | Inst::Op { .. }
             | Inst::Fold { .. }
+            | Inst::GroupFold { .. }
             | Inst::Lane { .. }
             | Inst::Load { .. } => {
                 if !used {
@@ -302,7 +308,7 @@ fn sweep(region: &mut Region, live: &mut [bool]) {
 
 fn has_effect(region: &Region) -> bool {
     region.insts.iter().any(|inst| match inst {
-        Inst::Store { .. } | Inst::Barrier => true,
+        Inst::Store { .. } | Inst::Barrier | Inst::GroupFold { .. } => true,
         // Alone it is no reason to keep a loop.
         Inst::Prefetch { .. } => false,
         Inst::For { body, .. } => has_effect(body),
@@ -361,6 +367,7 @@ impl Names {
                 | Inst::Local { .. }
                 | Inst::Op { .. }
                 | Inst::Fold { .. }
+                | Inst::GroupFold { .. }
                 | Inst::Lane { .. }
                 | Inst::Load { .. }
                 | Inst::Store { .. }
@@ -379,7 +386,7 @@ fn replace_args(inst: &mut Inst, get: &dyn Fn(Val) -> Val) {
         Inst::Op { args, .. } | Inst::Lane { args, .. } => {
             args.iter_mut().for_each(|v| *v = get(*v));
         }
-        Inst::Fold { v, .. } => *v = get(*v),
+        Inst::Fold { v, .. } | Inst::GroupFold { v, .. } => *v = get(*v),
         Inst::Load { at, mode, .. } => {
             at.base = get(at.base);
             match mode {

@@ -237,6 +237,18 @@ impl Checker<'_> {
                 ensure(ok && ty != Ty::Index, || format!("no fold {combine:?} of {ty:?}"))?;
                 self.define(*dst, ty.with_lanes(1))
             }
+            Inst::GroupFold { dst, combine, v } => {
+                let ty = self.used(*v)?;
+                let ok = match combine {
+                    Combine::Sum | Combine::Prod | Combine::Max | Combine::Min => {
+                        matches!(ty, Ty::Scalar(d) if d.bytes() >= 4)
+                    }
+                    Combine::Any | Combine::All => ty == Ty::Mask(1),
+                    Combine::ArgMax | Combine::ArgMin => false,
+                };
+                ensure(ok, || format!("no fold {combine:?} of {ty:?} across a workgroup"))?;
+                self.define(*dst, ty)
+            }
             Inst::Lane { dst, op, args } => {
                 let ty = self.declared(*dst)?;
                 self.lane(op, ty, args)?;

@@ -9,7 +9,10 @@
 //! 5. `inplace(out, in)`: a load of `in` that comes after a store to `out` provably touches other
 //!    elements (branches of which one is taken follow no order); in a loop that does both, an element is loaded before it is stored to.
 //! 6. No `Fma` in the separate class.
-//! 7. On the CPU `local` is 1, there is no barrier, and no scratch is shared.
+//! 7. Where a workgroup has one invocation (on the CPU) nothing waits for others, and no scratch is
+//!    shared. Elsewhere all invocations come by what waits: it stands in no loop and no branch.
+//! 8. Invocations of a workgroup do not write the same elements (as 3), and between two barriers no
+//!    other one touches what an invocation stores to shared scratch, or to `out` of a pair of `inplace`.
 //!
 //! In time about linear in the size of the kernel.
 
@@ -23,7 +26,7 @@ use crate::base::machine::Numerics;
 /// So many times alternatives are told apart to prove one access.
 const MAX_CASES: u32 = 64;
 
-/// Checks a kernel for the CPU; the first fault found is the answer.
+/// Checks a kernel; the first fault found is the answer.
 pub fn verify(kernel: &Kernel) -> Result<(), Invalid> {
     check_types(kernel)?;
     if kernel.grid_points() == 0 {
@@ -37,11 +40,13 @@ pub fn verify(kernel: &Kernel) -> Result<(), Invalid> {
         stores: vec![],
         loads: vec![],
         clock: 0,
+        epoch: 0,
         loops: vec![],
         sides: vec![],
     };
     let result = v.header().and_then(|()| v.region(&kernel.body));
     let result = result.and_then(|()| v.in_place()).and_then(|()| v.disjoint());
+    let result = result.and_then(|()| v.shared());
     result.map_err(|what| Invalid { kernel: kernel.name.clone(), at: v.at, what })
 }
 
@@ -53,6 +58,8 @@ struct Touch {
     lanes: u16,
     /// Its place in program order, and the loops around it (by their places).
     clock: u32,
+    /// How many barriers came before it.
+    epoch: u32,
     loops: Vec<u32>,
     /// The branches around it: the place of each `If`, and which of its sides.
     sides: Vec<(u32, Truth)>,
@@ -77,6 +84,7 @@ struct Verifier<'k> {
     stores: Vec<Touch>,
     loads: Vec<Touch>,
     clock: u32,
+    epoch: u32,
     loops: Vec<u32>,
     sides: Vec<(u32, Truth)>,
 }
@@ -85,12 +93,27 @@ type Check = Result<(), String>;
 
 impl Verifier<'_> {
     fn header(&self) -> Check {
-        if self.kernel.local != [1; 3] {
-            return Err("on the CPU a workgroup has one invocation".into());
+        let alone = self.kernel.scratch.iter().all(|s| s.scope == Scope::Worker);
+        match self.alone() && !alone {
+            true => Err("scratch is shared by one invocation".into()),
+            false => Ok(()),
         }
-        match self.kernel.scratch.iter().all(|s| s.scope == Scope::Worker) {
+    }
+
+    /// Whether a workgroup has one invocation.
+    fn alone(&self) -> bool {
+        self.kernel.local == [1; 3]
+    }
+
+    /// All invocations meet here.
+    fn meet(&mut self, what: &str) -> Check {
+        self.epoch += 1;
+        if self.alone() {
+            return Err(format!("{what} in a workgroup of one invocation"));
+        }
+        match self.loops.is_empty() && self.sides.is_empty() {
             true => Ok(()),
-            false => Err("on the CPU no scratch is shared".into()),
+            false => Err(format!("{what} in a loop or branch")),
         }
     }
 
@@ -151,7 +174,13 @@ impl Verifier<'_> {
                 Inst::Op { op: Op::Fma, .. } if self.kernel.numerics == Numerics::Separate => {
                     return Err("a fused multiply-add in the separate class".into());
                 }
-                Inst::Barrier => return Err("a barrier on the CPU".into()),
+                Inst::Barrier => self.meet("a barrier")?,
+                Inst::GroupFold { .. } => {
+                    self.meet("a fold across a workgroup")?;
+                    if !self.kernel.local[1].is_power_of_two() {
+                        return Err("a fold across a number that is no power of two".into());
+                    }
+                }
                 Inst::Const { .. }
                 | Inst::Grid { .. }
                 | Inst::Local { .. }
@@ -166,7 +195,7 @@ impl Verifier<'_> {
 
     fn touch(&self, inst: Val, at: &Addr, form: Form, lanes: u16) -> Touch {
         let (loops, sides) = (self.loops.clone(), self.sides.clone());
-        Touch { inst, at: *at, form, lanes, clock: self.clock, loops, sides }
+        Touch { inst, at: *at, form, lanes, clock: self.clock, epoch: self.epoch, loops, sides }
     }
 
     /// Checks that an access with these offsets from its address is inside the buffer.
@@ -211,6 +240,9 @@ impl Verifier<'_> {
                     })
                 };
                 let ok = stores.iter().filter(|s| !s.excludes(load)).all(|s| {
+                    if !self.alone() && s.epoch == load.epoch {
+                        return same(s);
+                    }
                     let shared = s.loops.iter().any(|l| load.loops.contains(l));
                     match s.clock < load.clock {
                         true => apart(s),
@@ -230,35 +262,70 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    /// Refuses stores whose address does not depend on a grid axis with several points.
+    /// Refuses stores whose address does not depend on an axis with several points, of the grid or of
+    /// the workgroup.
     fn disjoint(&mut self) -> Check {
         let mut depends: BTreeMap<Val, BTreeSet<u8>> = BTreeMap::new();
         axes_of(&self.kernel.body, &BTreeSet::new(), &mut depends);
         let none = BTreeSet::new();
         for store in &self.stores {
-            let Buf::Param(p) = store.at.buf else { continue };
+            let (name, first) = match store.at.buf {
+                Buf::Param(_) => (self.name(store.at.buf), 0),
+                // Each workgroup has its own.
+                Buf::Scratch(s) if self.kernel.scratch[s as usize].scope == Scope::Shared => {
+                    (self.name(store.at.buf), LOCAL)
+                }
+                Buf::Scratch(_) => continue,
+            };
             let by = depends.get(&store.at.base).unwrap_or(&none);
             let guard = depends.get(&store.inst).unwrap_or(&none);
-            for axis in 0..3u8 {
-                if self.kernel.grid[axis as usize] > 1 && !by.contains(&axis) {
-                    // A guard by the grid may still keep the points apart.
-                    if guard.contains(&(axis + GUARDED)) {
-                        continue;
-                    }
+            for axis in first..GUARDED {
+                let (of, i) = match axis.checked_sub(LOCAL) {
+                    None => ("grid points", axis),
+                    Some(i) => ("invocations", i),
+                };
+                let extents = if axis < LOCAL { self.kernel.grid } else { self.kernel.local };
+                // A guard may still keep the points apart.
+                let apart = by.contains(&axis) || guard.contains(&(axis + GUARDED));
+                if extents[i as usize] > 1 && !apart {
                     self.at = Some(store.inst);
-                    let name = &self.kernel.params[p as usize].name;
-                    return Err(format!("all grid points along axis {axis} write to `{name}`"));
+                    return Err(format!("all {of} along axis {i} write to {name}"));
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses accesses to shared scratch of which one is a store, that no barrier keeps apart, unless an
+    /// invocation touches its own element.
+    fn shared(&mut self) -> Check {
+        let of_group = |t: &&Touch| match t.at.buf {
+            Buf::Scratch(s) => self.kernel.scratch[s as usize].scope == Scope::Shared,
+            Buf::Param(_) => false,
+        };
+        for store in self.stores.iter().filter(of_group) {
+            let others = self.stores.iter().chain(&self.loads).filter(of_group);
+            let clash = |t: &&Touch| {
+                t.at.buf == store.at.buf
+                    && t.epoch == store.epoch
+                    && (t.form != store.form || t.lanes != store.lanes)
+            };
+            if let Some(other) = others.clone().find(clash) {
+                self.at = Some(other.inst);
+                let name = self.name(store.at.buf);
+                return Err(format!("{name} is touched by others before a barrier"));
             }
         }
         Ok(())
     }
 }
 
+/// Added to an axis: it is one of the workgroup.
+const LOCAL: u8 = 3;
 /// Added to an axis: a register is stored under a condition that depends on the axis.
-const GUARDED: u8 = 3;
+const GUARDED: u8 = 6;
 
-/// The grid axes that each register depends on; `around` are those of the conditions and loop
+/// The axes of the grid and of the workgroup that each register depends on; `around` are those of the conditions and loop
 /// bounds around the region.
 fn axes_of(region: &Region, around: &BTreeSet<u8>, depends: &mut BTreeMap<Val, BTreeSet<u8>>) {
     for inst in &region.insts {
@@ -271,6 +338,11 @@ fn axes_of(region: &Region, around: &BTreeSet<u8>, depends: &mut BTreeMap<Val, B
             Inst::Grid { axis, .. } => {
                 set.insert(*axis);
             }
+            Inst::Local { axis, .. } => {
+                set.insert(*axis + LOCAL);
+            }
+            // The same for all of a workgroup.
+            Inst::GroupFold { .. } => set.retain(|axis| *axis != LOCAL + 1),
             Inst::For { lo, hi, body, .. } => {
                 let bounds = of(depends, &[*lo, *hi]);
                 let inner: BTreeSet<u8> = around.union(&bounds).copied().collect();
@@ -292,7 +364,6 @@ fn axes_of(region: &Region, around: &BTreeSet<u8>, depends: &mut BTreeMap<Val, B
                 depends.entry(*v).or_default().extend(guards);
             }
             Inst::Const { .. }
-            | Inst::Local { .. }
             | Inst::Op { .. }
             | Inst::Fold { .. }
             | Inst::Lane { .. }

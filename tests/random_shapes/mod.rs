@@ -11,10 +11,12 @@ pub mod draw;
 mod matmul;
 mod rows;
 
-use dlc::base::{DType, Tensor};
+use dlc::base::machine::{Isa, Machine};
+use dlc::base::{Bindings, DType, Tensor};
+use dlc::import::Weights;
 use dlc::ir::eval::{Precision, Results, evaluate, evaluate_all};
 use dlc::ir::print::print_graph;
-use dlc::model::Options;
+use dlc::model::{Model, Options};
 use dlc::target::Target;
 
 use crate::targets::{outputs, same_bits};
@@ -42,6 +44,60 @@ fn convolutions_in_tiles() {
 #[test]
 fn softmax_norms_attention() {
     check_all("softmax_norms_attention", rows::case, &[2961, 3465]);
+}
+
+/// What goes over rows, with the kernels of GPUs, in the interpreter.
+#[test]
+fn rows_across_workgroups() {
+    let mut groups = 0;
+    let check = |case: &Case| {
+        let options = Options { target: gpu_kernels(), ..Options::default() };
+        groups += across_workgroups(case, &options)?;
+        check_on(case, options)
+    };
+    check_each("rows_across_workgroups", rows::case, check);
+    assert!(groups > 10, "{groups} kernels have workgroups");
+}
+
+/// The interpreter, for kernels as they are made for GPUs.
+pub fn gpu_kernels() -> Target {
+    let row = Target::parse("cpu:interpreter").expect("the table has it").row;
+    Target { row, machine: Machine::new(Isa::Gpu, 16) }
+}
+
+/// Kernels of a case that have several invocations in a workgroup.
+pub fn across_workgroups(case: &Case, options: &Options) -> Result<usize, String> {
+    let options = Options { level: case.level, ..options.clone() };
+    let mut weights = Weights::default();
+    for (id, value) in case.graph.params.iter().zip(&case.env.params) {
+        weights.insert(case.graph.node(*id).op.str("name"), value.clone());
+    }
+    let model = Model::new(case.graph.clone(), weights, options, &mut |_, _| {});
+    let program = model.and_then(|m| m.program(&Bindings::new())).map_err(|d| d.to_string())?;
+    Ok(program.kernels.iter().filter(|k| k.local != [1; 3]).count())
+}
+
+/// A model of what goes over rows.
+pub fn rows(seed: u64) -> Case {
+    rows::case(seed)
+}
+
+/// Runs cases of the first seeds, and says which fail.
+pub fn check_each(
+    test: &str,
+    make: fn(u64) -> Case,
+    mut check: impl FnMut(&Case) -> Result<(), String>,
+) {
+    let first = variable("DLC_SHAPES_FROM").unwrap_or(0);
+    let mut failures = vec![];
+    for seed in first..first + variable("DLC_SHAPES").unwrap_or(60) {
+        let case = make(seed);
+        if let Err(why) = check(&case) {
+            failures.push(report(test, seed, &case, &why));
+        }
+    }
+    let shown = failures.iter().take(5).cloned().collect::<Vec<_>>().join("\n");
+    assert!(failures.is_empty(), "{} fail\n{shown}", failures.len());
 }
 
 fn variable(name: &str) -> Option<u64> {

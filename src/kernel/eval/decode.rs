@@ -3,6 +3,7 @@
 
 use super::scalar::{ElementFn, element_fn, fold_op};
 use crate::base::DType;
+use crate::ir::scalar::Combine;
 use crate::kernel::ir::*;
 
 /// Lanes `at .. at + n` of the register file.
@@ -35,6 +36,13 @@ pub enum Code {
         f: ElementFn,
         dst: u32,
         v: Place,
+    },
+    /// Across the invocations; `nan` tells which of two is to be kept, where one may be NaN.
+    GroupFold {
+        f: ElementFn,
+        nan: Option<ElementFn>,
+        dst: u32,
+        v: u32,
     },
     /// Lane i of `dst` is the register lane `from[i]`.
     Move {
@@ -156,6 +164,13 @@ impl Decoder<'_> {
                 let op = fold_op(*combine).expect("the type check passed");
                 let f = element_fn(op, self.kernel.ty(*v)).expect("the type check passed");
                 Code::Fold { f, dst: self.lane0(*dst), v: self.place(*v) }
+            }
+            Inst::GroupFold { dst, combine, v } => {
+                let (op, ty) = (fold_op(*combine), self.kernel.ty(*v));
+                let f = op.and_then(|op| element_fn(op, ty)).expect("the type check passed");
+                let keeps = matches!(combine, Combine::Max | Combine::Min) && ty.dtype().is_float();
+                let nan = if keeps { element_fn(Op::Ne, ty) } else { None };
+                Code::GroupFold { f, nan, dst: self.lane0(*dst), v: self.lane0(*v) }
             }
             Inst::Lane { dst, op, args } => self.lane(*dst, op, args),
             Inst::Load { dst, at, mode, valid, fill } => Code::Load {

@@ -131,11 +131,10 @@ impl Machine<'_, '_> {
                 Code::If { cond, then, els, results } => {
                     self.branch(*cond, [then, els], results, active)?;
                 }
-                Code::Barrier => {
-                    if (active.len() as u32) < self.kernel.local.iter().product::<u32>() {
-                        let (kernel, point) = (self.kernel.name.clone(), self.point);
-                        return Err(Fault::Barrier { kernel, point });
-                    }
+                Code::Barrier => self.barrier(active)?,
+                Code::GroupFold { f, nan, dst, v } => {
+                    self.barrier(active)?;
+                    self.group_fold(*f, *nan, (*dst, *v));
                 }
                 straight => {
                     for &invocation in active {
@@ -145,6 +144,40 @@ impl Machine<'_, '_> {
             }
         }
         Ok(())
+    }
+
+    fn barrier(&self, active: &[u32]) -> Result<(), Fault> {
+        match (active.len() as u32) < self.kernel.local.iter().product::<u32>() {
+            false => Ok(()),
+            true => {
+                let (kernel, point) = (self.kernel.name.clone(), self.point);
+                Err(Fault::Barrier { kernel, point })
+            }
+        }
+    }
+
+    /// A halving tree along local axis 1.
+    fn group_fold(&mut self, f: ElementFn, nan: Option<ElementFn>, (dst, v): (u32, u32)) {
+        let [across, along, deep] = self.kernel.local.map(|n| n as usize);
+        let f = |a: u64, b: u64| match nan {
+            Some(nan) if nan(a, a, 0) != 0 => a,
+            Some(_) | None => f(a, b, 0),
+        };
+        for (z, x) in (0..deep).flat_map(|z| (0..across).map(move |x| (z, x))) {
+            let register =
+                |y: usize, at: u32| ((z * along + y) * across + x) * self.lanes + at as usize;
+            let mut column: Vec<u64> = (0..along).map(|y| self.regs[register(y, v)]).collect();
+            let mut n = along;
+            while n > 1 {
+                n /= 2;
+                for y in 0..n {
+                    column[y] = f(column[y], column[y + n]);
+                }
+            }
+            for y in 0..along {
+                self.regs[register(y, dst)] = column[0];
+            }
+        }
     }
 
     fn repeat(&mut self, l: &Loop, active: &[u32]) -> Result<(), Fault> {
@@ -256,7 +289,7 @@ impl Machine<'_, '_> {
             }
             Code::Load { dst, mem, mode, fill } => self.load(r, *dst, mem, mode, *fill)?,
             Code::Store { v, mem } => self.store(r, *v, mem)?,
-            Code::For(_) | Code::If { .. } | Code::Barrier => {}
+            Code::For(_) | Code::If { .. } | Code::Barrier | Code::GroupFold { .. } => {}
         }
         Ok(())
     }

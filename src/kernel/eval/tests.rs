@@ -3,6 +3,10 @@ use crate::base::machine::Numerics;
 use crate::ir::scalar::Combine;
 use crate::kernel::build::KernelBuilder;
 use crate::kernel::ir::*;
+use crate::kernel::parse::parse_kernel;
+use crate::kernel::print::print_kernel;
+use crate::kernel::simplify::renumber;
+use crate::kernel::verify::verify;
 
 fn bytes<T: bytemuck::Pod>(data: &[T]) -> Vec<u8> {
     bytemuck::cast_slice(data).to_vec()
@@ -117,26 +121,88 @@ fn in_place_parameters_share_a_buffer() {
     assert_eq!(back::<i32>(&data), [0, 1, 4, 9, 16]);
 }
 
-#[test]
-fn a_workgroup_reverses_through_shared_memory() {
+/// x in reverse by a workgroup of eight, with a barrier or without one.
+fn reverse(waits: bool) -> Kernel {
     let mut b = KernelBuilder::new("k", Numerics::Separate);
     let x = b.param("x", DType::F32, 8, Access::ReadWrite);
-    let s = b.scratch(DType::F32, 8);
-    let (l, zero, seven) = (b.local(0), b.index(0), b.index(7));
-    let _ = zero;
+    b.set_local([8, 1, 1]);
+    let s = b.shared(DType::F32, 8);
+    let (l, seven) = (b.local(0), b.index(7));
     let v = b.load(Addr { buf: x, base: l, plus: 0 }, 1);
     b.store(Addr { buf: s, base: l, plus: 0 }, v);
+    if waits {
+        b.barrier();
+    }
     let back_at = b.op(Op::Sub, &[seven, l]);
     let w = b.load(Addr { buf: s, base: back_at, plus: 0 }, 1);
     b.store(Addr { buf: x, base: l, plus: 0 }, w);
-    let mut kernel = b.finish();
-    kernel.local = [8, 1, 1];
-    kernel.scratch[0].scope = Scope::Shared;
-    let barrier = kernel.body.insts.len() - 3;
-    kernel.body.insts.insert(barrier, Inst::Barrier);
+    b.finish()
+}
+
+#[test]
+fn a_workgroup_reverses_through_shared_memory() {
     let mut buffers = [bytes(&[0f32, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])];
-    run_all(&kernel, &mut buffers).unwrap();
+    verify(&reverse(true)).unwrap();
+    run_all(&reverse(true), &mut buffers).unwrap();
     assert_eq!(back::<f32>(&buffers[0]), [7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.0]);
+    let race = verify(&reverse(false)).unwrap_err();
+    assert!(race.what.contains("touched by others before a barrier"), "{race}");
+}
+
+/// y[c] of 2 columns: x[r, c] of 4 rows, folded by invocations that have an element each.
+fn folded(combine: Combine, in_branch: bool) -> Kernel {
+    let mut b = KernelBuilder::new("k", Numerics::Separate);
+    let x = b.param("x", DType::F32, 8, Access::Read);
+    let y = b.param("y", DType::F32, 2, Access::Write);
+    b.set_local([2, 4, 1]);
+    let (column, row, zero) = (b.local(0), b.local(1), b.index(0));
+    let line = b.times(row, 2);
+    let at = b.add(line, column);
+    let v = b.load(Addr { buf: x, base: at, plus: 0 }, 1);
+    let first = b.op(Op::Eq, &[row, zero]);
+    let fold = |b: &mut KernelBuilder| b.group_fold(combine, v);
+    let all = match in_branch {
+        false => fold(&mut b),
+        true => b.if_else(first, |b| vec![fold(b)], |_| vec![v])[0],
+    };
+    let store = |b: &mut KernelBuilder| {
+        b.store(Addr { buf: y, base: column, plus: 0 }, all);
+        vec![]
+    };
+    b.if_else(first, store, |_| vec![]);
+    b.finish()
+}
+
+#[test]
+fn a_workgroup_folds_its_columns() {
+    let run = |combine, x: [f32; 8]| {
+        let kernel = folded(combine, false);
+        verify(&kernel).unwrap();
+        assert_eq!(parse_kernel(&print_kernel(&kernel)).unwrap(), renumber(kernel.clone()));
+        let mut buffers = [bytes(&x), bytes(&[0f32; 2])];
+        run_all(&kernel, &mut buffers).unwrap();
+        back::<f32>(&buffers[1])
+    };
+    let big = 1e8f32;
+    // (a + c) + (b + d), and so on.
+    assert_eq!(run(Combine::Sum, [big, 1.0, 1.0, 2.0, -big, 3.0, 1.0, 4.0]), [2.0, 10.0]);
+    for at in [0, 2, 4, 6] {
+        let mut x = [1.0, 5.0, 2.0, 6.0, 3.0, 7.0, 4.0, 8.0];
+        assert_eq!(run(Combine::Max, x), [4.0, 8.0]);
+        assert_eq!(run(Combine::Min, x), [1.0, 5.0]);
+        x[at] = f32::NAN;
+        let y = run(Combine::Max, x);
+        assert!(y[0].is_nan() && y[1] == 8.0, "{y:?}");
+    }
+}
+
+#[test]
+fn all_of_a_workgroup_come_by_a_fold() {
+    let kernel = folded(Combine::Sum, true);
+    let error = verify(&kernel).unwrap_err();
+    assert!(error.what.contains("in a loop or branch"), "{error}");
+    let mut buffers = [vec![0; 32], vec![0; 8]];
+    assert!(matches!(run_all(&kernel, &mut buffers), Err(Fault::Barrier { .. })));
 }
 
 #[test]

@@ -110,7 +110,7 @@ pub struct Place<'a> {
 
 impl Place<'_> {
     /// The value of a stage at a point: of its reduction, if it is one.
-    fn value(
+    pub fn value(
         &self,
         b: &mut KernelBuilder,
         id: u16,
@@ -342,7 +342,8 @@ pub fn store(b: &mut KernelBuilder, e: &mut Emitter, buf: Buf, base: Val, at: &E
     }
 }
 
-fn reads(stage: &crate::kernel::nest::Stage, id: u16) -> bool {
+/// Whether a stage reads another one.
+pub fn reads(stage: &crate::kernel::nest::Stage, id: u16) -> bool {
     use crate::kernel::nest::{From, Scalar};
     stage.body.0.iter().any(|s| matches!(s, Scalar::Load { from: From::Stage(i), .. } if *i == id))
 }

@@ -7,6 +7,7 @@
 
 mod anchored;
 pub mod contract;
+mod group;
 pub mod loops;
 mod ordered;
 mod pointwise;
@@ -31,6 +32,11 @@ pub struct GenRow {
 
 /// All generators, the most special first.
 pub static TABLE: &[GenRow] = &[
+    GenRow {
+        name: "group",
+        doc: "Reductions and rows by a workgroup each, where invocations run side by side.",
+        build: group::build,
+    },
     GenRow {
         name: "contract",
         doc: "Sums of products (matmuls, convolutions): register tiles of rows × columns.",

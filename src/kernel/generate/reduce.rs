@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 
+use super::group::unflatten;
 use super::{contract, sweep};
 use crate::base::DType;
 use crate::ir::index::{Expr, Guard};
@@ -157,6 +158,37 @@ impl<'a> Reduction<'a> {
             _ if self.lanes_along_reduction() => self.partials(b, &site),
             _ => self.chain(b, &site, lanes),
         }
+    }
+
+    /// The reduced value at a point, where so many invocations take turns: each reduces what is its own,
+    /// then all are folded.
+    pub fn in_turns(
+        &self,
+        b: &mut KernelBuilder,
+        slots: &'a [Buf],
+        homes: &'a BTreeMap<u16, Home>,
+        coords: Vec<Val>,
+        (turn, turns): (Val, i64),
+    ) -> Val {
+        let decided = &BTreeMap::new();
+        let site = Site { slots, homes, decided, coords };
+        let end = b.index(self.stage.reduce.iter().product());
+        if let Some(of) = self.extreme() {
+            let best = self.first_best(b, &site);
+            let [best, index] = b.for_loop((turn, end, turns), &best, |b, i, carried| {
+                let at = unflatten(b, i, &self.stage.reduce);
+                self.better(b, &site, &at, i, carried)
+            })[..] else {
+                unreachable!("two values are carried")
+            };
+            return first_of_all(b, of, best, index);
+        }
+        let init = self.identity(b, 1);
+        let part = b.for_loop((turn, end, turns), &[init], |b, i, carried| {
+            let at = unflatten(b, i, &self.stage.reduce);
+            vec![self.body(b, &site, &at, (None, 1), carried[0])]
+        })[0];
+        b.group_fold(self.combine, part)
     }
 
     fn body(
@@ -396,62 +428,98 @@ impl<'a> Reduction<'a> {
         v
     }
 
+    /// What an index is that of: the greatest element, or the least.
+    fn extreme(&self) -> Option<Combine> {
+        match self.combine {
+            Combine::ArgMax => Some(Combine::Max),
+            Combine::ArgMin => Some(Combine::Min),
+            Combine::Sum
+            | Combine::Prod
+            | Combine::Max
+            | Combine::Min
+            | Combine::Any
+            | Combine::All => None,
+        }
+    }
+
     /// The index of the first extreme element; the first NaN wins.
     fn arg(&self, b: &mut KernelBuilder, site: &Site) -> Val {
-        let of = match self.combine {
-            Combine::ArgMin => Combine::Min,
-            _ => Combine::Max,
-        };
-        let none = BTreeMap::new();
-        let probe = Emitter::new(
-            self.nest,
-            self.resolved,
-            site.slots,
-            site.homes,
-            &none,
-            site.coords.clone(),
-            (None, 1),
-        );
-        let dtype = probe.dtype(self.resolved.root).compute();
-        let masks = dtype == DType::Bool;
-        let value = if masks { DType::U8 } else { dtype };
-        let best = b.constant(Ty::of(value, 1), neutral(of, value));
-        let index = b.constant(Ty::of(DType::I64, 1), Lit::int(DType::I64, 0));
-        let compare = if of == Combine::Max { Op::Gt } else { Op::Lt };
+        let best = self.first_best(b, site);
         let mut step = |b: &mut KernelBuilder, at: &[Val], carried: &[Val]| {
-            let coords = [&site.coords[..], at].concat();
-            let mut e = Emitter::new(
-                self.nest,
-                self.resolved,
-                site.slots,
-                site.homes,
-                site.decided,
-                coords,
-                (None, 1),
-            );
-            let mut v = e.value(b, self.resolved.root);
-            if masks {
-                v = b.convert(v, DType::U8);
-            }
-            let mut wins = b.op(compare, &[v, carried[0]]);
-            if value.is_float() {
-                let (new, old) = (b.op(Op::Ne, &[v, v]), b.op(Op::Eq, &[carried[0], carried[0]]));
-                let first = b.op(Op::And, &[new, old]);
-                wins = b.op(Op::Or, &[wins, first]);
-            }
             let mut position = b.index(0);
             for (i, n) in at.iter().zip(&self.stage.reduce) {
                 let scaled = b.times(position, *n);
                 position = b.add(scaled, *i);
             }
-            let position = b.convert(position, DType::I64);
-            vec![
-                b.op(Op::Select, &[wins, v, carried[0]]),
-                b.op(Op::Select, &[wins, position, carried[1]]),
-            ]
+            self.better(b, site, at, position, carried)
         };
-        carry(b, &self.stage.reduce, &mut vec![], &[best, index], &mut step)[1]
+        carry(b, &self.stage.reduce, &mut vec![], &best, &mut step)[1]
     }
+
+    /// An element that every other one beats, and index 0.
+    fn first_best(&self, b: &mut KernelBuilder, site: &Site) -> [Val; 2] {
+        let value = self.compared(site);
+        let of = self.extreme().unwrap_or(Combine::Max);
+        let best = b.constant(Ty::of(value, 1), neutral(of, value));
+        [best, b.constant(Ty::of(DType::I64, 1), Lit::int(DType::I64, 0))]
+    }
+
+    /// The dtype in which elements are compared; masks are numbers for that.
+    fn compared(&self, site: &Site) -> DType {
+        let (none, coords) = (BTreeMap::new(), site.coords.clone());
+        let Site { slots, homes, .. } = *site;
+        let probe = Emitter::new(self.nest, self.resolved, slots, homes, &none, coords, (None, 1));
+        match probe.dtype(self.resolved.root).compute() {
+            DType::Bool => DType::U8,
+            dtype => dtype,
+        }
+    }
+
+    /// The better one of the element at these reduced coordinates and the one that is carried, and its
+    /// index.
+    fn better(
+        &self,
+        b: &mut KernelBuilder,
+        site: &Site,
+        at: &[Val],
+        position: Val,
+        carried: &[Val],
+    ) -> Vec<Val> {
+        let coords = [&site.coords[..], at].concat();
+        let Site { slots, homes, decided, .. } = *site;
+        let mut e =
+            Emitter::new(self.nest, self.resolved, slots, homes, decided, coords, (None, 1));
+        let mut v = e.value(b, self.resolved.root);
+        if b.ty(v).dtype() == DType::Bool {
+            v = b.convert(v, DType::U8);
+        }
+        let compare = if self.combine == Combine::ArgMin { Op::Lt } else { Op::Gt };
+        let mut wins = b.op(compare, &[v, carried[0]]);
+        if b.ty(v).dtype().is_float() {
+            let (new, old) = (b.op(Op::Ne, &[v, v]), b.op(Op::Eq, &[carried[0], carried[0]]));
+            let first = b.op(Op::And, &[new, old]);
+            wins = b.op(Op::Or, &[wins, first]);
+        }
+        let position = b.convert(position, DType::I64);
+        vec![
+            b.op(Op::Select, &[wins, v, carried[0]]),
+            b.op(Op::Select, &[wins, position, carried[1]]),
+        ]
+    }
+}
+
+/// The least index of those whose element is the best of all.
+fn first_of_all(b: &mut KernelBuilder, of: Combine, best: Val, index: Val) -> Val {
+    let top = b.group_fold(of, best);
+    let mut mine = b.op(Op::Eq, &[best, top]);
+    if b.ty(best).dtype().is_float() {
+        let (own, all) = (b.op(Op::Ne, &[best, best]), b.op(Op::Ne, &[top, top]));
+        let both = b.op(Op::And, &[own, all]);
+        mine = b.op(Op::Or, &[mine, both]);
+    }
+    let none = b.constant(b.ty(index), Lit::int(DType::I64, i64::MAX));
+    let index = b.op(Op::Select, &[mine, index, none]);
+    b.group_fold(Combine::Min, index)
 }
 
 /// The sum of two small natural numbers, which is exact in every float: how many steps of a window

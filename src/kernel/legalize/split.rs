@@ -248,6 +248,11 @@ impl Splitter<'_> {
                 let folded = self.fold(*combine, *v);
                 self.set(*dst, 1, [folded]);
             }
+            Inst::GroupFold { dst, combine, v } => {
+                let v = self.one(*v);
+                let folded = self.b.group_fold(*combine, v);
+                self.set(*dst, 1, [folded]);
+            }
             Inst::Lane { dst, op, args } => self.move_lanes(*dst, op, args),
             Inst::Load { dst, at, mode, valid, fill } => {
                 self.load(*dst, at, *mode, *valid, *fill);

@@ -113,6 +113,7 @@ fn assert_legal(kernel: &Kernel, form: Form) {
                 Inst::Const { .. }
                 | Inst::Grid { .. }
                 | Inst::Local { .. }
+                | Inst::GroupFold { .. }
                 | Inst::Lane { .. }
                 | Inst::Prefetch { .. }
                 | Inst::Barrier => {}

@@ -64,6 +64,7 @@ fn is_plain(kernel: &Kernel, region: &Region, literals: &mut [Option<Lit>]) -> b
         Inst::Grid { .. }
         | Inst::Local { .. }
         | Inst::Fold { .. }
+        | Inst::GroupFold { .. }
         | Inst::Load { .. }
         | Inst::Store { .. }
         | Inst::Prefetch { .. }
@@ -187,6 +188,7 @@ impl Rule for Widen {
             | Inst::Grid { .. }
             | Inst::Local { .. }
             | Inst::Fold { .. }
+            | Inst::GroupFold { .. }
             | Inst::Lane { .. }
             | Inst::For { .. }
             | Inst::If { .. }

@@ -48,6 +48,7 @@ fn has_math(region: &Region) -> bool {
         | Inst::Grid { .. }
         | Inst::Local { .. }
         | Inst::Fold { .. }
+        | Inst::GroupFold { .. }
         | Inst::Lane { .. }
         | Inst::Load { .. }
         | Inst::Store { .. }
@@ -86,6 +87,7 @@ impl Rule for Expand {
             | Inst::Grid { .. }
             | Inst::Local { .. }
             | Inst::Fold { .. }
+            | Inst::GroupFold { .. }
             | Inst::Lane { .. }
             | Inst::Load { .. }
             | Inst::Store { .. }

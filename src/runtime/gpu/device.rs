@@ -89,6 +89,7 @@ fn features(adapter: &wgpu::Adapter) -> Features {
         float64: of.contains(wgpu::Features::SHADER_F64),
         half: of.contains(wgpu::Features::SHADER_F16),
         matrices: matrices(adapter),
+        subgroups: of.contains(wgpu::Features::SUBGROUP),
         shared: limits.max_compute_workgroup_storage_size,
         invocations: limits.max_compute_invocations_per_workgroup,
         matmul: Matmul::Auto,
@@ -144,6 +145,7 @@ impl Device {
             return Err(Box::new(none(name, &adapters)));
         };
         let wanted = wgpu::Features::SHADER_INT64 | wgpu::Features::SHADER_F64 | MATRICES;
+        let wanted = wanted | wgpu::Features::SUBGROUP;
         let limits = adapter.limits();
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("dlc"),

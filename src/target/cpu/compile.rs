@@ -204,6 +204,7 @@ fn size(region: &Region) -> usize {
                 | Inst::Local { .. }
                 | Inst::Op { .. }
                 | Inst::Fold { .. }
+                | Inst::GroupFold { .. }
                 | Inst::Lane { .. }
                 | Inst::Load { .. }
                 | Inst::Store { .. }

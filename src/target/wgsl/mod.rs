@@ -2,7 +2,8 @@
 //!
 //! In: kernels in the legal form for vectors of 16 bytes. Out: a [`Shader`]: its text, what is bound to it,
 //! and how many workgroups run it. One invocation runs one grid point after the other, a whole
-//! number of invocations apart, so that any number of workgroups does all of them.
+//! number of invocations apart, so that any number of workgroups does all of them. Where a kernel has
+//! workgroups of its own, one of these runs grid points.
 //!
 //! - An element in memory takes [`stored_bytes`]: what is narrower than 32 bits is stored as 32.
 //! - An `Index` is an i32; buffers have fewer than 2³¹ elements.
@@ -11,6 +12,7 @@
 //! - The scratch of an invocation is private where it is small, else its part of a buffer.
 
 mod expr;
+mod group;
 mod product;
 mod stmt;
 mod template;
@@ -22,6 +24,7 @@ use crate::base::machine::Numerics;
 use crate::kernel::ir::{Kernel, Param, Scope};
 use crate::kernel::legalize::{Form, legalize_to};
 use crate::kernel::product::{Operand, Product};
+use group::Group;
 use product::Template;
 pub use product::{Coop, all_coop_tiles};
 use stmt::Role;
@@ -42,6 +45,8 @@ pub struct Features {
     pub half: bool,
     /// Cooperative matrices of f16.
     pub matrices: Option<Matrices>,
+    /// Operations across a subgroup.
+    pub subgroups: bool,
     /// Bytes that a workgroup shares.
     pub shared: u32,
     /// Invocations of a workgroup.
@@ -59,6 +64,7 @@ impl Default for Features {
             float64: false,
             half: false,
             matrices: None,
+            subgroups: false,
             shared: 16 << 10,
             invocations: 256,
             matmul: Matmul::Auto,
@@ -225,6 +231,10 @@ fn by_points(kernel: &Kernel, features: Features) -> Result<Shader, Refused> {
     for (i, scratch) in kernel.scratch.iter().enumerate() {
         let (element, len) = (expr::element(scratch.elem), scratch.len.max(1));
         let bytes = len * stored_bytes(scratch.elem, features.half);
+        if scratch.scope == Scope::Shared {
+            let _ = writeln!(out, "var<workgroup> s{i}: array<{element}, {len}>;");
+            continue;
+        }
         if is_private(bytes) {
             let _ = writeln!(out, "var<private> s{i}: array<{element}, {len}>;");
             continue;
@@ -239,12 +249,19 @@ fn by_points(kernel: &Kernel, features: Features) -> Result<Shader, Refused> {
     let at = bindings.len();
     bindings.push(declare_bases(at, kernel.params.len(), out));
     let mut function = String::new();
-    stmt::function(kernel, &mut function);
+    let group = Group::of(kernel, features);
+    if let Some(group) = group {
+        group.declare(kernel, &mut function);
+    }
+    stmt::function(kernel, group, &mut function);
     declare_helpers(&function, features, out);
     out.push_str(&function);
-    let groups = kernel.grid_points().div_ceil(WORKGROUP as u64);
+    let (workgroup, groups) = match group {
+        Some(group) => (group.invocations, kernel.grid_points()),
+        None => (WORKGROUP, kernel.grid_points().div_ceil(WORKGROUP as u64)),
+    };
     let source = format!("{}{source}", enables(&source, features));
-    let (name, workgroup, coop) = (kernel.name.clone(), WORKGROUP, None);
+    let (name, coop) = (kernel.name.clone(), None);
     Ok(Shader { name, source, bindings, workgroup, groups, coop })
 }
 
@@ -268,7 +285,6 @@ fn is_private(bytes: u64) -> bool {
 }
 
 fn check(kernel: &Kernel, features: Features) -> Result<(), Refused> {
-    debug_assert!(kernel.scratch.iter().all(|s| s.scope == Scope::Worker));
     debug_assert!(matches!(kernel.numerics, Numerics::Fused | Numerics::Separate));
     let buffers = kernel.params.iter().map(|p| (&p.name[..], p.elem, p.len));
     let scratch = kernel.scratch.iter().map(|s| ("scratch", s.elem, s.len));

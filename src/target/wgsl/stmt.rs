@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
+use super::group::Group;
 use super::{WORKGROUP, expr, is_private, stored_bytes};
 use crate::base::DType;
-use crate::kernel::ir::{Addr, Buf, Inst, Kernel, LaneOp, LoadMode, Op, Region, Ty, Val};
+use crate::kernel::ir::{Addr, Buf, Inst, Kernel, LaneOp, LoadMode, Op, Region, Scope, Ty, Val};
 
 /// What a kernel is printed as.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -33,6 +34,8 @@ impl Role {
 struct Printer<'k> {
     kernel: &'k Kernel,
     role: Role,
+    /// Whose invocations compute a grid point together.
+    group: Option<Group>,
     /// What each register is called.
     names: Vec<String>,
     out: &'k mut String,
@@ -46,8 +49,16 @@ struct Printer<'k> {
 }
 
 /// The entry point.
-pub fn function(kernel: &Kernel, out: &mut String) {
+pub fn function(kernel: &Kernel, group: Option<Group>, out: &mut String) {
     let points = kernel.grid_points();
+    if let Some(group) = group {
+        out.push_str(&group.entry(points));
+        let mut printer = Printer::new(kernel, Role::Entry, 2, out);
+        printer.group = Some(group);
+        printer.region(&kernel.body);
+        out.push_str("    workgroupBarrier();\n  }\n}\n");
+        return;
+    }
     let _ = write!(
         out,
         "@compute @workgroup_size({WORKGROUP})\n\
@@ -76,7 +87,7 @@ impl<'k> Printer<'k> {
     fn new(kernel: &'k Kernel, role: Role, depth: usize, out: &'k mut String) -> Printer<'k> {
         let names = (0..kernel.types.len()).map(|i| format!("v{i}")).collect();
         let (sums, zeros, rounded) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        Printer { kernel, role, names, out, depth, sums, zeros, rounded }
+        Printer { kernel, role, group: None, names, out, depth, sums, zeros, rounded }
     }
 }
 
@@ -123,11 +134,25 @@ impl Printer<'_> {
                 let text = format!("i32(point / {before}u % {}u)", kernel.grid[*axis as usize]);
                 self.define(*dst, &text);
             }
-            Inst::Local { dst, .. } => self.define(*dst, "0"),
+            Inst::Local { dst, axis } => {
+                let text = match (axis, kernel.local) {
+                    (1, [1, _, 1]) => "i32(local)".into(),
+                    (0, [x, ..]) => format!("i32(local % {x}u)"),
+                    (1, [x, y, _]) => format!("i32(local / {x}u % {y}u)"),
+                    (_, [x, y, _]) => format!("i32(local / {}u)", x * y),
+                };
+                self.define(*dst, &text);
+            }
             Inst::Op { dst, op, args } => {
                 let of = kernel.ty(args[if args.len() > 1 { 1 } else { 0 }]);
                 let names = self.operands(*dst, *op, of, args);
                 let text = expr::op(*op, of, &names);
+                self.define(*dst, &text);
+            }
+            Inst::GroupFold { dst, combine, v } => {
+                // In a workgroup of one invocation there is nothing to combine.
+                let (of, v) = (kernel.ty(*v), self.name(*v));
+                let text = self.group.map_or(v.clone(), |g| g.call(*combine, of, &v));
                 self.define(*dst, &text);
             }
             Inst::Lane { dst, op, args } => {
@@ -307,7 +332,9 @@ impl Printer<'_> {
             Buf::Scratch(i) => {
                 let scratch = &self.kernel.scratch[i as usize];
                 let len = scratch.len.max(1);
-                match is_private(len * stored_bytes(scratch.elem, true)) {
+                let here = scratch.scope == Scope::Shared
+                    || is_private(len * stored_bytes(scratch.elem, true));
+                match here {
                     true => format!("{base}{plus}"),
                     false => format!("i32(id.x) * {len} + {base}{plus}"),
                 }

@@ -145,6 +145,12 @@ impl Emitter<'_> {
                 self.facts[dst.0 as usize].depth = depth;
                 self.set(*dst, value);
             }
+            // A workgroup has one invocation.
+            Inst::GroupFold { dst, v, .. } => {
+                let value = self.get(*v)?;
+                self.facts[dst.0 as usize].depth = depth;
+                self.set(*dst, value);
+            }
             Inst::Lane { dst, op, args } => {
                 let v = self.lane(op, args, self.kernel.ty(*dst))?;
                 let splat_of = (*op == LaneOp::Splat).then_some(args[0]);
@@ -241,6 +247,7 @@ fn uses(kernel: &Kernel) -> Vec<u32> {
                 | Inst::Local { .. }
                 | Inst::Op { .. }
                 | Inst::Fold { .. }
+                | Inst::GroupFold { .. }
                 | Inst::Lane { .. }
                 | Inst::Load { .. }
                 | Inst::Store { .. }

@@ -143,6 +143,7 @@ impl Walk<'_> {
                 | Inst::Local { .. }
                 | Inst::Op { .. }
                 | Inst::Fold { .. }
+                | Inst::GroupFold { .. }
                 | Inst::Lane { .. }
                 | Inst::Load { .. }
                 | Inst::Store { .. }

@@ -460,6 +460,7 @@ impl Selector<'_> {
             ir::Inst::Local { dst, .. } => self.set(*dst, Value::Linear(Linear::constant(0))),
             ir::Inst::Op { dst, op, args } => self.op(*dst, *op, args)?,
             ir::Inst::Fold { .. } => return reject("a fold, which is expanded before"),
+            ir::Inst::GroupFold { .. } => return reject("a workgroup, which is for GPUs"),
             ir::Inst::Lane { dst, op, args } => self.lane(*dst, op, args)?,
             ir::Inst::Load { dst, at, mode, valid, fill } => {
                 self.load(*dst, at, *mode, *valid, *fill)?;
