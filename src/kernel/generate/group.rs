@@ -53,17 +53,48 @@ pub fn build(nest: &Nest, machine: &Machine) -> Option<Kernel> {
     let kept = kept(nest);
     let axes = &nest.stages[*kept.first()? as usize].axes;
     let same = kept.iter().all(|s| nest.stages[*s as usize].axes == *axes);
-    let spots = same && (kept.len() == 1 || nest.shared == axes.len());
-    match (spots, spots.then(|| ordered(nest)).flatten()) {
-        (true, Some(nest)) => Group::of(&nest, axes.len())?.kernel(&nest, machine),
-        (true, None) => Group::of(nest, axes.len())?.kernel(nest, machine),
-        (false, _) => Group::of(nest, nest.shared)?.kernel(nest, machine),
+    if same && (kept.len() == 1 || nest.shared == axes.len()) {
+        let nest = ordered(nest).unwrap_or_else(|| nest.clone());
+        let shared = nest.stages[kept[0] as usize].axes.len();
+        return Group::of(&nest, shared)?.kernel(&nest, machine);
     }
+    let nest = fitting(nest)?;
+    Group::of(&nest, nest.shared)?.kernel(&nest, machine)
 }
 
 fn kept(nest: &Nest) -> Vec<u16> {
     let kept = |s: &u16| nest.stages[*s as usize].keep != Keep::Inline;
     (0..nest.stages.len() as u16).filter(kept).collect()
+}
+
+/// Elements of a stage at a point of the shared axes.
+fn own(nest: &Nest, id: u16) -> i64 {
+    nest.stages[id as usize].axes[nest.shared..].iter().product()
+}
+
+/// Whether a row keeps what a stage computes in memory.
+fn in_memory(nest: &Nest, id: u16) -> bool {
+    own(nest, id) > 1 && nest.stages[id as usize + 1..].iter().any(|s| reads(s, id))
+}
+
+/// The nest with no more in memory than there is room for: what a long row would keep is computed where it is
+/// read instead. `None` where that is a reduction or a result.
+fn fitting(nest: &Nest) -> Option<Nest> {
+    let mut nest = nest.clone();
+    loop {
+        let kept = kept(&nest).into_iter().filter(|s| in_memory(&nest, *s));
+        let bytes = |s: u16| own(&nest, s) * nest.stages[s as usize].dtype.compute().bytes() as i64;
+        let sizes: Vec<(i64, u16)> = kept.map(|s| (bytes(s), s)).collect();
+        if sizes.iter().map(|(bytes, _)| bytes).sum::<i64>() <= ROOM {
+            return Some(nest);
+        }
+        let (_, largest) = *sizes.iter().max()?;
+        let stage = &mut nest.stages[largest as usize];
+        if stage.keep != Keep::Row || stage.combine.is_some() {
+            return None;
+        }
+        stage.keep = Keep::Inline;
+    }
 }
 
 /// Whether a template does better: a product of matrices that are not just a few rows.
@@ -89,15 +120,13 @@ impl Group {
         let own = |s: &Stage| s.axes[shared..].iter().product::<i64>();
         let steps = |s: &Stage| s.reduce.iter().product::<i64>();
         let sizes = stages().all(|s| s.extents().iter().all(|n| *n > 0) && s.tile.is_none());
-        let bytes =
-            stages().filter(|s| own(s) > 1).map(|s| own(s) * s.dtype.compute().bytes() as i64);
         let folds = || stages().filter(|s| own(s) == 1 && s.combine.is_some());
         // Masks are folded as such, but compared as bytes.
         let element = |s: &Stage| nest.dtype(&s.body, s.body.0.len() as u16 - 1).compute();
         let held = |s: &Stage| {
             element(s).bytes() >= 4 || (s.dtype == DType::Bool && element(s) == DType::Bool)
         };
-        if !sizes || bytes.sum::<i64>() > ROOM || !folds().all(held) {
+        if !sizes || !folds().all(held) {
             return None;
         }
         let work = stages().map(|s| if own(s) == 1 { steps(s) } else { own(s) }).max()?;
@@ -226,8 +255,7 @@ impl Row<'_> {
     fn spread(&mut self, b: &mut KernelBuilder, id: u16, own: &[i64], size: i64) {
         let resolved = resolved_stage(self.nest, id);
         let dtype = self.nest.stages[id as usize].dtype.compute();
-        let later = self.nest.stages[id as usize + 1..].iter().any(|s| reads(s, id));
-        let memory = later.then(|| b.shared(dtype, size as u64));
+        let memory = in_memory(self.nest, id).then(|| b.shared(dtype, size as u64));
         let none = BTreeMap::new();
         let (slots, nest, homes) = (&self.slots, self.nest, &self.homes);
         let place = Place { nest, slots, homes, decided: &none, valid: u16::MAX };
