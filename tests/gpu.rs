@@ -224,6 +224,16 @@ fn models_as_shaders() {
             "model m(x: f32[2, 3, 17, 15]) { return x |> conv2d(16, 3, pad = 1) as a |> relu \
              |> conv2d(32, 3, pad = 1) as b |> relu |> max_pool(2) |> global_avg_pool }",
         ),
+        (
+            "fours",
+            "model m(x: f32[700, 512], b: f32[512], c: f32[700, 1]) { return gelu(x + b) * c }",
+        ),
+        (
+            "gathered fours",
+            "model m(x: f32[600]) { \
+             return gelu(embedding(cast(abs(x) * 100.0, i32), 80, 512) as e) }",
+        ),
+        ("long rows", "model m(x: f32[3, 5000]) { return softmax(x), layer_norm(x) as n }"),
         ("rows", "model m(x: f32[9, 130]) { return layer_norm(tanh(x) + exp(x)) as n }"),
     ];
     for (name, text) in models {

@@ -32,6 +32,6 @@ pub struct Operand {
     pub by_steps: bool,
     /// Elements of a point of the grid, along its innermost coordinate.
     pub lanes: u16,
-    /// Whether it consists of elements of f16, as they are stored, or of zeros.
+    /// Whether it consists of numbers of f16: elements, zeros, or what was rounded to it.
     pub half: bool,
 }

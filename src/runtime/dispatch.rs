@@ -9,12 +9,13 @@
 //! - A binding begins at a multiple of what the adapter wants; the bases of a dispatch say how many
 //!   elements behind that its parameters begin.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::layout::{Flat, Layout, Memory, Spot};
 use crate::base::DType;
 use crate::base::diag::Diagnostic;
+use crate::kernel::ir::Kernel;
 use crate::schedule::program::{Buffer, BufferId, KernelId, LaunchId, Place, Port, Program};
 use crate::target::wgsl::{Binding, Features, Shader, base_vectors, shader, stored_bytes};
 
@@ -114,9 +115,10 @@ impl Dispatches {
     /// E0862 where a kernel has no shader, E0863, E0865 and E0867 where the limits do not suffice.
     pub fn of(program: &Program, limits: &Limits) -> Result<Dispatches, Box<Diagnostic>> {
         let layout = Layout::of(program).map_err(|e| Box::new(e.diagnostic()))?;
+        let aligned = aligned(program, &layout);
         let mut shaders = BTreeMap::new();
         for (i, kernel) in program.kernels.iter().enumerate().filter(|(_, k)| k.grid_points() > 0) {
-            let shader = shader(kernel, limits.features);
+            let shader = shader(kernel, limits.features, &aligned[&KernelId(i as u32)]);
             let shader = shader.map_err(|why| error("E0862", why.to_string()))?;
             shaders.insert(KernelId(i as u32), prepared(shader, limits)?);
         }
@@ -213,6 +215,38 @@ fn factor(program: &Program, half: bool) -> u64 {
     program.buffers.iter().filter(in_arena).map(of).max().unwrap_or(1)
 }
 
+/// Of each parameter of each kernel, whether it always begins where its buffer does, which is a multiple of
+/// four elements.
+fn aligned(program: &Program, layout: &Layout) -> BTreeMap<KernelId, Vec<bool>> {
+    let kernels = program.kernels.iter().enumerate();
+    let all = |(i, k): (usize, &Kernel)| (KernelId(i as u32), vec![true; k.params.len()]);
+    let mut aligned: BTreeMap<KernelId, Vec<bool>> = kernels.map(all).collect();
+    let moves = layout.steps.iter().flat_map(|step| match step {
+        Flat::Repeat { moves, .. } => &moves[..],
+        Flat::Launch { .. } | Flat::Branch { .. } => &[],
+    });
+    let moved: BTreeSet<usize> = moves.map(|m| m.spot).collect();
+    for step in &layout.steps {
+        let Flat::Launch { id, args: first } = step else { continue };
+        let launch = program.launch(*id);
+        let Some(params) = aligned.get_mut(&launch.kernel) else { continue };
+        for (i, (param, arg)) in params.iter_mut().zip(&launch.args).enumerate() {
+            let start = start(program, arg.buffer);
+            let spot = first + i;
+            *param &= layout.spots[spot].offset == start && !moved.contains(&spot);
+        }
+    }
+    aligned
+}
+
+/// Where a buffer begins in its memory, in the plan's bytes.
+fn start(program: &Program, buffer: BufferId) -> u64 {
+    match program.buffer(buffer).place {
+        Place::Arena { offset } => offset,
+        Place::Input(_) | Place::Output(_) | Place::State(_) | Place::Const(_) => 0,
+    }
+}
+
 struct Walk<'a> {
     program: &'a Program,
     limits: &'a Limits,
@@ -276,10 +310,7 @@ impl Walk<'_> {
 
     /// Where elements lie that the plan has at a spot of a buffer, in bytes.
     fn place(&self, buffer: BufferId, dtype: DType, spot: Spot) -> u64 {
-        let start = match self.program.buffer(buffer).place {
-            Place::Arena { offset } => offset,
-            Place::Input(_) | Place::Output(_) | Place::State(_) | Place::Const(_) => 0,
-        };
+        let start = start(self.program, buffer);
         let element = (spot.offset - start) / dtype.bytes() as u64;
         start * factor(self.program, self.limits.features.half)
             + element * stored_bytes(dtype, self.limits.features.half)

@@ -126,7 +126,9 @@ impl Group {
         let held = |s: &Stage| {
             element(s).bytes() >= 4 || (s.dtype == DType::Bool && element(s) == DType::Bool)
         };
-        if !sizes || !folds().all(held) {
+        let bodies: Vec<(u16, Resolved)> =
+            kept.iter().map(|s| (*s, resolved_stage(nest, *s))).collect();
+        if !sizes || !folds().all(held) || bodies.iter().any(|(s, body)| padded(nest, *s, body)) {
             return None;
         }
         let work = stages().map(|s| if own(s) == 1 { steps(s) } else { own(s) }).max()?;
@@ -136,9 +138,8 @@ impl Group {
         }
         let axes = &stages().next()?.axes[..shared];
         let along = (work as u64 / EACH as u64).next_power_of_two() as i64;
-        let bodies = || kept.iter().map(|s| (*s, resolved_stage(nest, *s)));
         let columns = stages().all(|s| s.axes.len() == shared)
-            && bodies().all(|(s, body)| !follows(nest, s, &body, shared));
+            && bodies.iter().all(|(s, body)| !follows(nest, *s, body, shared));
         let points = axes.iter().product::<i64>();
         let local = match columns {
             true if points >= BUSY => return None,
@@ -184,6 +185,22 @@ impl Group {
         }
         Some(b.finish())
     }
+}
+
+/// Whether a stage reduces windows with padding along several axes: their guards hold for nested loops, not for
+/// turns over all steps.
+fn padded(nest: &Nest, id: u16, body: &Resolved) -> bool {
+    let stage = &nest.stages[id as usize];
+    let reduced = stage.axes.len()..stage.extents().len();
+    let mentioned = |leaf: &Leaf| match leaf {
+        Leaf::Guarded { guards, .. } => {
+            guards.iter().any(|g| reduced.clone().any(|axis| g.expr.mentions(axis)))
+        }
+        Leaf::Slot { .. } | Leaf::Stage { .. } | Leaf::Axis(_) | Leaf::Const(_) | Leaf::Fn(..) => {
+            false
+        }
+    };
+    stage.reduce.len() > 1 && body.leaves.iter().any(mentioned)
 }
 
 /// Whether a stage reduces elements that follow each other in memory, or none that lie side by side: as the

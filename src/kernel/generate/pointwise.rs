@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 
 use super::loops::{grid_point, lanes, store};
 use super::sweep::{self, Pieces, Segment};
+use crate::base::DType;
 use crate::base::machine::Machine;
-use crate::ir::index::{Expr, Guard};
+use crate::ir::index::{Expr, Guard, Term};
+use crate::ir::scalar::ScalarFn;
 use crate::kernel::build::KernelBuilder;
 use crate::kernel::emit::Emitter;
 use crate::kernel::ir::{Buf, Op, Val};
@@ -17,6 +19,10 @@ use crate::kernel::resolve::{Leaf, Resolved, resolve};
 
 /// Elements of one grid point where a single axis is cut.
 const CHUNK: i64 = 4096;
+/// Elements that one access moves where invocations run side by side.
+const FOUR: i64 = 4;
+/// Elements from which a quarter as many grid points still keep such a machine busy.
+const MANY: i64 = 1 << 18;
 
 pub fn build(nest: &Nest, machine: &Machine, b: &mut KernelBuilder, slots: &[Buf]) {
     let mut inline = nest.clone();
@@ -106,8 +112,7 @@ impl Pointwise<'_> {
             return;
         }
         if machine.in_step() {
-            let coords = grid_point(b, extents);
-            return self.point(b, coords, (None, 1), &BTreeMap::new());
+            return self.in_step(b, extents);
         }
         let last = self.rank - 1;
         let extent = extents[last];
@@ -130,6 +135,53 @@ impl Pointwise<'_> {
                 });
             }
         });
+    }
+
+    /// A grid point for each element, or for four that follow each other where there are many.
+    fn in_step(&self, b: &mut KernelBuilder, extents: &[i64]) {
+        let last = self.rank - 1;
+        let fours = extents[last] % FOUR == 0
+            && extents.iter().product::<i64>() >= MANY
+            && self.steps_in_fours(last);
+        let mut outer = extents.to_vec();
+        if fours {
+            outer[last] /= FOUR;
+        }
+        let mut coords = grid_point(b, &outer);
+        let lanes = match fours {
+            true => {
+                coords[last] = b.times(coords[last], FOUR);
+                (Some(last), FOUR as u16)
+            }
+            false => (None, 1),
+        };
+        self.point(b, coords, lanes, &BTreeMap::new());
+    }
+
+    /// Whether four points along an axis, from a multiple of four on, read and write elements of 32 bits or
+    /// less that follow each other, also from a multiple of four on, or read the same one.
+    fn steps_in_fours(&self, axis: usize) -> bool {
+        let along = |e: &Expr| {
+            let own = |term: &Term| *term == Term::Axis(axis as u16);
+            let even = e.terms.iter().all(|(term, c)| own(term) || c % FOUR == 0);
+            e.stride(axis) == Some(1) && even && e.constant % FOUR == 0
+        };
+        let narrow = |dtype: DType| dtype.bytes() <= 4;
+        let slots = self
+            .nest
+            .slots
+            .iter()
+            .all(|s| matches!(s.dtype, DType::F32 | DType::I32 | DType::U32 | DType::F16));
+        slots
+            && self.outs.iter().all(|(_, at)| along(at))
+            && self.body.leaves.iter().all(|leaf| match leaf {
+                Leaf::Slot { at, .. } => at.stride(axis) == Some(0) || along(at),
+                Leaf::Guarded { guards, .. } => guards.iter().all(|g| !g.expr.mentions(axis)),
+                Leaf::Fn(ScalarFn::Cast(to), _) => narrow(*to),
+                Leaf::Const(lit) => narrow(lit.dtype),
+                Leaf::Fn(..) => true,
+                Leaf::Axis(_) | Leaf::Stage { .. } => false,
+            })
     }
 
     /// One axis, cut into chunks of `CHUNK`; the last chunk ends with the tail.

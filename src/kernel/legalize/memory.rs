@@ -14,6 +14,9 @@ impl Splitter<'_> {
             1 | 2 if self.form.packed && valid == ty.lanes() => {
                 self.native(Ty::of(DType::I32, ty.lanes()))
             }
+            2 if self.form.half && ty.dtype() == DType::F16 && valid == ty.lanes() => {
+                self.native(Ty::of(DType::F32, ty.lanes()))
+            }
             1 | 2 => 1,
             _ => self.native(ty),
         }

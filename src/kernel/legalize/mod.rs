@@ -30,7 +30,8 @@
 //! | For, If | with registers of the types above |
 //!
 //! Narrow integers (i8, i16, u8, u16) are only loaded and converted to i32, or converted from i32
-//! and stored: scalars, and with [`Form::packed`] also L4 of them. bf16, f16 without [`Form::half`], bool in
+//! and stored: scalars, and with [`Form::packed`] also L4 of them; f16 with [`Form::half`] likewise from and
+//! to f32. bf16, f16 without [`Form::half`], bool in
 //! memory, gathers and folds do not occur.
 
 mod memory;

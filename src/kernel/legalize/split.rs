@@ -548,6 +548,7 @@ impl Splitter<'_> {
             (DType::F32, DType::I32) | (DType::I32, DType::F32) => self.native(to),
             (f, _) if f.bytes() < 4 => self.rep(v).each,
             // It may be read again: rounding is what it is for.
+            (DType::F32, DType::F16) if self.form.half => self.native(from),
             (_, DType::F16) => 1,
             (_, t) if t.bytes() < 4 => {
                 self.narrowed[dst.0 as usize] = Some(v);

@@ -69,7 +69,9 @@ fn assert_legal(kernel: &Kernel, form: Form) {
                     Ty::Scalar(d) | Ty::Vector(d, _) if d.bytes() >= 4 => {
                         vec![form.lanes(d.bytes(), n)]
                     }
-                    Ty::Scalar(_) | Ty::Vector(..) if form.packed => vec![form.lanes(4, n)],
+                    Ty::Scalar(d) | Ty::Vector(d, _) if form.packed || d == DType::F16 => {
+                        vec![form.lanes(4, n)]
+                    }
                     Ty::Scalar(_) | Ty::Vector(..) => vec![],
                     Ty::Mask(_) => vec![form.lanes(4, n), form.lanes(8, n)],
                 };

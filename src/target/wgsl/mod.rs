@@ -16,6 +16,7 @@ mod group;
 mod product;
 mod stmt;
 mod template;
+mod wide;
 
 use std::fmt::Write;
 
@@ -28,6 +29,7 @@ use group::Group;
 use product::Template;
 pub use product::{Coop, all_coop_tiles};
 use stmt::Role;
+use wide::wide;
 
 /// Invocations of a workgroup.
 pub const WORKGROUP: u32 = 64;
@@ -144,21 +146,21 @@ fn form(features: Features) -> Form {
     Form { vector_bytes, narrowest: 16, masked: false, packed: false, scales: false, half }
 }
 
-/// The shader of a kernel.
-pub fn shader(kernel: &Kernel, features: Features) -> Result<Shader, Refused> {
+/// The shader of a kernel. `aligned`: which of its parameters always begin at multiples of four elements.
+pub fn shader(kernel: &Kernel, features: Features, aligned: &[bool]) -> Result<Shader, Refused> {
     let template = kernel.product.as_ref().and_then(|p| Some((p, product::choose(p, &features)?)));
     match template {
-        Some((product, template)) => by_template(kernel, product, template, features),
-        None => by_points(kernel, features),
+        Some((product, template)) => by_template(kernel, (product, template), features, aligned),
+        None => by_points(kernel, features, aligned),
     }
 }
 
 /// One that computes a product in tiles.
 fn by_template(
     kernel: &Kernel,
-    product: &Product,
-    template: Template,
+    (product, template): (&Product, Template),
     features: Features,
+    aligned: &[bool],
 ) -> Result<Shader, Refused> {
     let matrix = kernel.params.len() as u16;
     let mut functions = String::new();
@@ -168,16 +170,15 @@ fn by_template(
         ("right", &product.right.kernel, operand(&product.right)),
         ("finish", &product.finish, Role::Finish { matrix }),
     ];
-    let mut params = vec![];
-    for (name, part, role) in parts {
-        let part = legalize_to(part, form(features));
-        check(&part, features)?;
-        stmt::part(&part, name, role, &mut functions);
-        params = part.params;
+    let parts = parts.map(|(name, part, role)| (name, legalize_to(part, form(features)), role));
+    let wide = wide(&parts.each_ref().map(|(_, part, _)| part), aligned);
+    for (name, part, role) in &parts {
+        check(part, features)?;
+        stmt::part(part, name, *role, &wide, &mut functions);
     }
-    params.pop();
+    let params = &parts[0].1.params[..kernel.params.len()];
     let mut source = String::new();
-    let mut bindings = declare_params(&params, &mut source);
+    let mut bindings = declare_params(params, &wide, &mut source);
     let at = bindings.len();
     bindings.push(declare_bases(at, kernel.params.len(), &mut source));
     declare_helpers(&functions, features, &mut source);
@@ -194,9 +195,10 @@ fn enables(text: &str, features: Features) -> &'static str {
     if features.half && text.contains("f16") { "enable f16;\n" } else { "" }
 }
 
-fn declare_params(params: &[Param], out: &mut String) -> Vec<Binding> {
+fn declare_params(params: &[Param], wide: &[bool], out: &mut String) -> Vec<Binding> {
     let declare = |(i, param): (usize, &Param)| {
         let (element, Param { len, elem, .. }) = (expr::element(param.elem), param);
+        let element = if wide[i] { format!("vec4<{element}>") } else { element.into() };
         let _ = writeln!(
             out,
             "@group(0) @binding({i}) var<storage, read_write> p{i}: array<{element}>; // {len} of {elem}",
@@ -222,12 +224,13 @@ fn declare_bases(at: usize, params: usize, out: &mut String) -> Binding {
 }
 
 /// One whose invocations run grid points.
-fn by_points(kernel: &Kernel, features: Features) -> Result<Shader, Refused> {
+fn by_points(kernel: &Kernel, features: Features, aligned: &[bool]) -> Result<Shader, Refused> {
     let kernel = &legalize_to(kernel, form(features));
     check(kernel, features)?;
     let mut source = String::new();
     let out = &mut source;
-    let mut bindings = declare_params(&kernel.params, out);
+    let wide = wide(&[kernel], aligned);
+    let mut bindings = declare_params(&kernel.params, &wide, out);
     for (i, scratch) in kernel.scratch.iter().enumerate() {
         let (element, len) = (expr::element(scratch.elem), scratch.len.max(1));
         let bytes = len * stored_bytes(scratch.elem, features.half);
@@ -253,7 +256,7 @@ fn by_points(kernel: &Kernel, features: Features) -> Result<Shader, Refused> {
     if let Some(group) = group {
         group.declare(kernel, &mut function);
     }
-    stmt::function(kernel, group, &mut function);
+    stmt::function(kernel, group, &wide, &mut function);
     declare_helpers(&function, features, out);
     out.push_str(&function);
     let (workgroup, groups) = match group {
@@ -351,6 +354,10 @@ const HELPERS_F64_ALONE: &[Helper] = &[
 const HELPERS: &[Helper] = &[
     ("keep_f32", "fn keep_f32(x: f32) -> f32 { return bitcast<f32>(bitcast<i32>(x) ^ zero()); }\n"),
     ("keep_f16", "fn keep_f16(x: f16) -> f16 { return x - f16(zero()); }\n"),
+    (
+        "keep4_f16",
+        "fn keep4_f16(x: vec4<f16>) -> vec4<f16> { return x - vec4<f16>(f16(zero())); }\n",
+    ),
     (
         "keep4_f32",
         "fn keep4_f32(x: vec4<f32>) -> vec4<f32> {

@@ -36,6 +36,8 @@ struct Printer<'k> {
     role: Role,
     /// Whose invocations compute a grid point together.
     group: Option<Group>,
+    /// Parameters whose elements travel in fours.
+    wide: &'k [bool],
     /// What each register is called.
     names: Vec<String>,
     out: &'k mut String,
@@ -49,11 +51,11 @@ struct Printer<'k> {
 }
 
 /// The entry point.
-pub fn function(kernel: &Kernel, group: Option<Group>, out: &mut String) {
+pub fn function(kernel: &Kernel, group: Option<Group>, wide: &[bool], out: &mut String) {
     let points = kernel.grid_points();
     if let Some(group) = group {
         out.push_str(&group.entry(points));
-        let mut printer = Printer::new(kernel, Role::Entry, 2, out);
+        let mut printer = Printer::new(kernel, Role::Entry, wide, out);
         printer.group = Some(group);
         printer.region(&kernel.body);
         out.push_str("    workgroupBarrier();\n  }\n}\n");
@@ -67,27 +69,28 @@ pub fn function(kernel: &Kernel, group: Option<Group>, out: &mut String) {
          \x20 let all = groups.x * {WORKGROUP}u;\n\
          \x20 for (var point = id.x; point < {points}u; point += all) {{\n"
     );
-    Printer::new(kernel, Role::Entry, 2, out).region(&kernel.body);
+    Printer::new(kernel, Role::Entry, wide, out).region(&kernel.body);
     out.push_str("  }\n}\n");
 }
 
 /// A function of the grid point, for a template.
-pub fn part(kernel: &Kernel, name: &str, role: Role, out: &mut String) {
+pub fn part(kernel: &Kernel, name: &str, role: Role, wide: &[bool], out: &mut String) {
     let (more, result) = match role {
         Role::Entry => unreachable!("a shader is no part"),
         Role::Operand { lanes, .. } => ("", format!(" -> {}", expr::ty(Ty::of(DType::F32, lanes)))),
         Role::Finish { .. } => (", sum: f32", String::new()),
     };
     let _ = writeln!(out, "fn {name}(g0: i32, g1: i32, g2: i32{more}){result} {{");
-    Printer::new(kernel, role, 1, out).region(&kernel.body);
+    Printer::new(kernel, role, wide, out).region(&kernel.body);
     out.push_str("}\n");
 }
 
 impl<'k> Printer<'k> {
-    fn new(kernel: &'k Kernel, role: Role, depth: usize, out: &'k mut String) -> Printer<'k> {
+    fn new(kernel: &'k Kernel, role: Role, wide: &'k [bool], out: &'k mut String) -> Printer<'k> {
+        let depth = if role == Role::Entry { 2 } else { 1 };
         let names = (0..kernel.types.len()).map(|i| format!("v{i}")).collect();
         let (sums, zeros, rounded) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        Printer { kernel, role, group: None, names, out, depth, sums, zeros, rounded }
+        Printer { kernel, role, group: None, wide, names, out, depth, sums, zeros, rounded }
     }
 }
 
@@ -170,6 +173,10 @@ impl Printer<'_> {
                 let text = format!("return {};", self.name(*v));
                 self.line(&text);
             }
+            Inst::Store { at, v, .. } if self.in_fours(at.buf) => {
+                let text = format!("{} = {};", self.vector(at), self.name(*v));
+                self.line(&text);
+            }
             Inst::Store { at, v, .. } => {
                 let of = kernel.ty(*v);
                 let first = self.place(at);
@@ -217,9 +224,9 @@ impl Printer<'_> {
         let mut names = self.names(args);
         if *op == LaneOp::Convert {
             if self.rounded.contains(&args[0]) {
-                names[0] = format!("keep_f16({})", names[0]);
+                names[0] = expr::kept(self.kernel.ty(args[0]), &names[0]);
             }
-            if self.kernel.ty(dst) == Ty::Scalar(DType::F16) {
+            if self.kernel.ty(dst).dtype() == DType::F16 {
                 self.rounded.insert(dst);
             }
         }
@@ -301,6 +308,10 @@ impl Printer<'_> {
         if self.role.takes(at.buf) {
             return self.define(dst, "sum");
         }
+        if self.in_fours(at.buf) {
+            let vector = self.vector(at);
+            return self.define(dst, &vector);
+        }
         let (first, buffer) = (self.place(at), buffer(at.buf));
         let text = match (mode, of.lanes()) {
             (_, 1) if of == Ty::Mask(1) => format!("{buffer}[{first}] != 0u"),
@@ -314,6 +325,16 @@ impl Printer<'_> {
             (LoadMode::Gather(_), _) => unreachable!("the legal form has none"),
         };
         self.define(dst, &text);
+    }
+
+    /// Whether a buffer is an array of vectors.
+    fn in_fours(&self, buf: Buf) -> bool {
+        matches!(buf, Buf::Param(i) if self.wide.get(i as usize) == Some(&true))
+    }
+
+    /// Four elements from an address on, which is a multiple of four.
+    fn vector(&self, at: &Addr) -> String {
+        format!("{}[({}) >> 2u]", buffer(at.buf), self.place(at))
     }
 
     /// The element at an address, in what is bound.

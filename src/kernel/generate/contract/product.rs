@@ -234,12 +234,14 @@ fn in_a_row(body: &Resolved, root: u32, axis: usize) -> bool {
     })
 }
 
-/// Whether a value is an element of f16, converted to f32 or not, or zero.
+/// Whether a value is one of f16, converted to f32 or not: an element, zero, or what was rounded to it.
 fn is_half(nest: &Nest, body: &Resolved, root: u32) -> bool {
-    leaves(body, root).all(|leaf| match leaf {
+    match &body.leaves[root as usize] {
         Leaf::Slot { slot, .. } => nest.slots[*slot as usize].dtype == DType::F16,
         Leaf::Const(lit) => lit.bits == 0,
-        Leaf::Guarded { .. } | Leaf::Fn(ScalarFn::Cast(DType::F16 | DType::F32), _) => true,
+        Leaf::Guarded { then, els, .. } => [then, els].iter().all(|v| is_half(nest, body, **v)),
+        Leaf::Fn(ScalarFn::Cast(DType::F16), _) => true,
+        Leaf::Fn(ScalarFn::Cast(DType::F32), of) => is_half(nest, body, of[0]),
         Leaf::Stage { .. } | Leaf::Axis(_) | Leaf::Fn(..) => false,
-    })
+    }
 }
