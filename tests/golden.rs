@@ -171,6 +171,7 @@ fn run(command: &str, path: &Path, text: &str) -> String {
 
 fn kernel(text: &str, steps: &[&str]) -> String {
     use dlc::kernel::legalize::{Form, legalize_to};
+    use dlc::kernel::math::Means;
     let mut kernel = match dlc::kernel::parse::parse_kernel(text) {
         Ok(kernel) => kernel,
         Err(e) => return format!("{e}\n"),
@@ -188,7 +189,7 @@ fn kernel(text: &str, steps: &[&str]) -> String {
                     narrowest: 16,
                     masked: false,
                     packed: true,
-                    scales: false,
+                    means: Means { scales: false, double: true },
                     half: false,
                 };
                 legalize_to(&kernel, form)

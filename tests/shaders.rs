@@ -129,17 +129,17 @@ fn roomy() -> Limits {
     Limits { buffer: u64::MAX, binding: u64::MAX, bindings: 64, ..Limits::default() }
 }
 
-/// Whether a program may be refused: it has 64-bit types, or functions of f32 that are computed in f64,
+/// Whether a program may be refused: it has 64-bit types, or casts that go by way of them,
 /// and the adapter lacks some.
 fn wide(program: &Program, features: Features) -> bool {
-    let by_way_of_f64 = ["cast", "cos", "pow", "sin", "tan"];
     let of = |k: &Kernel| {
         let scalars = k.types.iter().filter(|ty| **ty != Ty::Index).map(|ty| ty.dtype());
         scalars.chain(k.params.iter().map(|p| p.elem)).any(|d| d.bytes() == 8)
     };
+    // Casts may go by way of a wide type.
     let mut ops = program.launches.iter().flat_map(|launch| &launch.ops);
     !(features.int64 && features.float64)
-        && (program.kernels.iter().any(of) || ops.any(|op| by_way_of_f64.contains(&&**op)))
+        && (program.kernels.iter().any(of) || ops.any(|op| op == "cast"))
 }
 
 /// The walk of the op table at one level.

@@ -44,7 +44,7 @@ pub use split::split;
 pub use widen::widen;
 
 use super::ir::Kernel;
-use super::math::expand_math;
+use super::math::{Means, expand_math};
 use super::simplify::dce;
 use crate::base::machine::{Isa, Machine};
 
@@ -59,8 +59,8 @@ pub struct Form {
     pub masked: bool,
     /// Loads, stores and conversions of as many narrow integers as a vector has 4-byte lanes.
     pub packed: bool,
-    /// Multiplying by a power of two is one instruction.
-    pub scales: bool,
+    /// What mathematical functions may be made of.
+    pub means: Means,
     /// Elements of f16 are loaded, stored and converted to and from f32.
     pub half: bool,
 }
@@ -75,7 +75,7 @@ impl Form {
             narrowest,
             masked: vector_bytes > 16,
             packed: true,
-            scales,
+            means: Means { scales, double: true },
             half: false,
         }
     }
@@ -97,5 +97,5 @@ pub fn legalize(kernel: &Kernel, machine: &Machine) -> Kernel {
 
 /// The kernel in a given legal form.
 pub fn legalize_to(kernel: &Kernel, form: Form) -> Kernel {
-    dce(split(&widen(&expand_math(kernel, form.scales), form.half), form))
+    dce(split(&widen(&expand_math(kernel, form.means), form.half), form))
 }

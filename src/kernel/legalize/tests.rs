@@ -23,7 +23,7 @@ fn forms() -> impl Iterator<Item = Form> {
         narrowest,
         masked,
         packed,
-        scales: vector_bytes == 64,
+        means: Means { scales: vector_bytes == 64, double: true },
         half: false,
     })
 }
@@ -165,7 +165,7 @@ fn what_fits_is_not_split() {
         narrowest: vector_bytes,
         masked: false,
         packed: false,
-        scales: false,
+        means: Means { scales: false, double: true },
         half: false,
     };
     assert_eq!(legalize_to(&kernel, form(32)), dce(kernel.clone()));

@@ -48,7 +48,7 @@ pub fn exp_of_sum(f: &mut Floats, x: Val, low: Option<Val>) -> Val {
     let (one, shift) = (f.c(1.0), f.ic(1));
     let p = f.add(r, tail);
     let p = f.add(p, one);
-    if f.scales {
+    if f.means.scales {
         return f.op(Op::Scale, &[p, whole]);
     }
     // In two steps, so that overflow and subnormal results come by themselves.

@@ -1,5 +1,6 @@
 //! Short names for operations on float registers of one type, and the facts of their format.
 
+use super::Means;
 use crate::base::DType;
 use crate::base::machine::Numerics;
 use crate::kernel::build::KernelBuilder;
@@ -10,8 +11,7 @@ pub struct Floats<'b> {
     pub b: &'b mut KernelBuilder,
     pub dtype: DType,
     pub lanes: u16,
-    /// Whether the machine has `Op::Scale`.
-    pub scales: bool,
+    pub means: Means,
 }
 
 impl Floats<'_> {

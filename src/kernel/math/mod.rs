@@ -11,7 +11,7 @@
 //! | --- | --- | --- |
 //! | exp, expm1, log, log1p, tanh, erf | 2 | 4 |
 //! | sin, cos | 2, all finite x | 4, for \|x\| < 2¹²⁰; beyond, some value in -1 … 1 |
-//! | pow | 1 | 4 |
+//! | pow | 1; 2 without f64 | 4 |
 
 mod erf;
 mod exp;
@@ -21,6 +21,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod trig;
+mod turns;
 
 use std::borrow::Cow;
 
@@ -31,12 +32,21 @@ use crate::base::DType;
 use float::Floats;
 use trig::Wave;
 
-/// Expands the mathematical functions of a well-formed kernel; `scales`: `Op::Scale` is legal.
-pub fn expand_math(kernel: &Kernel, scales: bool) -> Cow<'_, Kernel> {
+/// What functions may be made of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Means {
+    /// `Op::Scale` is legal.
+    pub scales: bool,
+    /// Functions of f32 may compute in f64.
+    pub double: bool,
+}
+
+/// Expands the mathematical functions of a well-formed kernel.
+pub fn expand_math(kernel: &Kernel, means: Means) -> Cow<'_, Kernel> {
     if !has_math(&kernel.body) {
         return Cow::Borrowed(kernel);
     }
-    Cow::Owned(rebuild(kernel, KernelBuilder::like(kernel), &mut Expand { scales }))
+    Cow::Owned(rebuild(kernel, KernelBuilder::like(kernel), &mut Expand { means }))
 }
 
 fn has_math(region: &Region) -> bool {
@@ -73,14 +83,14 @@ fn is_math(op: Op) -> bool {
 }
 
 struct Expand {
-    scales: bool,
+    means: Means,
 }
 
 impl Rule for Expand {
     fn inst(&mut self, b: &mut KernelBuilder, inst: &Inst, map: &Map) -> Outcome {
         match inst {
             Inst::Op { op, args, .. } if is_math(*op) => {
-                Outcome::Value(expand(b, *op, &map.args(args), self.scales))
+                Outcome::Value(expand(b, *op, &map.args(args), self.means))
             }
             Inst::Op { .. }
             | Inst::Const { .. }
@@ -100,10 +110,10 @@ impl Rule for Expand {
 }
 
 /// The expansion of a mathematical function on f32 or f64 registers.
-fn expand(b: &mut KernelBuilder, op: Op, args: &[Val], scales: bool) -> Val {
+fn expand(b: &mut KernelBuilder, op: Op, args: &[Val], means: Means) -> Val {
     let (dtype, lanes) = (b.ty(args[0]).dtype(), b.ty(args[0]).lanes());
     debug_assert!(matches!(dtype, DType::F32 | DType::F64));
-    let f = &mut Floats { b, dtype, lanes, scales };
+    let f = &mut Floats { b, dtype, lanes, means };
     match op {
         Op::Exp => exp::exp(f, args[0]),
         Op::Expm1 => exp::expm1(f, args[0]),

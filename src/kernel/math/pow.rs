@@ -1,4 +1,4 @@
-//! pow: exp(y · log |x|) in f64, with the logarithm as a sum of two f64 where the result is f64.
+//! pow: exp(y · log |x|) in f64, or in f32 where there is no f64, with the logarithm as a sum of two numbers.
 //!
 //! Edges as in IEEE 754 `pow`: x⁰ = 1 and 1ʸ = 1 even for NaN; a negative base needs an integer
 //! exponent and is negative for an odd one; (-1)^±∞ = 1.
@@ -10,9 +10,10 @@ use crate::base::DType;
 use crate::kernel::ir::{Op, Val};
 
 pub fn pow(f: &mut Floats, x: Val, y: Val) -> Val {
-    let (dtype, lanes) = (f.dtype, f.lanes);
-    let (x, y) = (f.b.convert(x, DType::F64), f.b.convert(y, DType::F64));
-    let d = &mut Floats { b: &mut *f.b, dtype: DType::F64, lanes, scales: f.scales };
+    let (dtype, lanes, means) = (f.dtype, f.lanes, f.means);
+    let by = if means.double { DType::F64 } else { dtype };
+    let (x, y) = (f.b.convert(x, by), f.b.convert(y, by));
+    let d = &mut Floats { b: &mut *f.b, dtype: by, lanes, means };
     let magnitude = power(d, x, y);
     let result = edges(d, x, y, magnitude);
     f.b.convert(result, dtype)
@@ -37,7 +38,7 @@ fn power(d: &mut Floats, x: Val, y: Val) -> Val {
 }
 
 /// log x as a sum of two. With s = (m - 1) / (m + 1), log m = 2s + s³ (2/3 + s² T(s²)): all but
-/// T in pairs, so that the relative error is below 2⁻⁶³.
+/// T in pairs, so that the relative error is below 2⁻⁶³ (f32: 2⁻³⁵).
 fn log_of(d: &mut Floats, x: Val) -> (Val, Val) {
     let (e, m) = split(d, x);
     let (one, two) = (d.c(1.0), d.c(2.0));
@@ -57,14 +58,14 @@ fn log_of(d: &mut Floats, x: Val) -> (Val, Val) {
     // b = 2/3 + z T(z)
     let tail = d.poly(z, LOG_TAIL);
     let tail = d.mul(z, tail);
-    let (third, third_low) = (d.c(TWO_THIRDS[0]), d.c(TWO_THIRDS[1]));
+    let [third, third_low] = d.pick(TWO_THIRDS_F32, TWO_THIRDS_F64).map(|c| d.c(c));
     let (b, b_low) = d.two_sum(third, tail);
     let b_low = d.add(b_low, third_low);
     let (w, w_low) = multiply(d, (z, z_low), (b, b_low));
     let (u, u_low) = d.two_sum(two, w);
     let u_low = d.add(u_low, w_low);
     let (log, log_low) = multiply(d, (s, s_low), (u, u_low));
-    let [ln2, ln2_low] = LN2_F64.map(|c| d.c(c));
+    let [ln2, ln2_low] = d.pick(LN2_F32, LN2_F64).map(|c| d.c(c));
     let (whole, whole_low) = (d.mul(e, ln2), d.mul(e, ln2_low));
     let (sum, error) = d.two_sum(whole, log);
     let error = d.add(error, log_low);

@@ -202,7 +202,9 @@ pub const PI_2_F64: [f64; 4] =
 /// π/2 less its value as f64.
 pub const PI_2_LOW: f64 = 6.123233995736766e-17;
 /// 2/3, in parts of 53, 53 bits.
-pub const TWO_THIRDS: [f64; 2] = [0.6666666666666666, 3.700743415417188e-17];
+pub const TWO_THIRDS_F64: [f64; 2] = [0.6666666666666666, 3.700743415417188e-17];
+/// The same of f32.
+pub const TWO_THIRDS_F32: [f64; 2] = [0.6666666865348816, -1.9868214962137642e-8];
 /// 2/π in digits to the base 2²⁴, the first one worth 2⁻²⁴.
 pub const TWO_OVER_PI: [f64; 12] = [
     10680707.0, 7228996.0, 1387004.0, 2578385.0, 16069853.0, 12639074.0, 9804092.0, 4427841.0,

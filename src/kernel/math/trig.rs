@@ -2,10 +2,11 @@
 //!
 //! x = n · π/2 + r. Up to a limit, n times the leading parts of π/2 is exact (Cody and Waite); for
 //! larger numbers, in a branch that is taken where a lane needs it, x · 2/π is summed exactly,
-//! modulo 4, from digits of 2/π (Payne and Hanek) in f64.
+//! modulo 4, from digits of 2/π (Payne and Hanek) in f64, or in integers (`turns`).
 
 use super::float::Floats;
 use super::table::*;
+use super::turns;
 use crate::base::DType;
 use crate::ir::scalar::Combine;
 use crate::kernel::ir::{Inst, Op, Region, Ty, Val};
@@ -26,7 +27,10 @@ pub fn wave(f: &mut Floats, x: Val, wave: Wave) -> Val {
     let any = f.b.fold(Combine::Any, far);
     // The branch, with the operations of its side inside.
     f.b.enter();
-    let distant = reduce_far(f, x);
+    let distant = match f.is_f32() && !f.means.double {
+        true => turns::reduce(f, x),
+        false => reduce_far(f, x),
+    };
     let chosen: Vec<Val> = (0..3).map(|i| f.select(far, distant[i], near[i])).collect();
     let then = Region { params: vec![], insts: f.b.leave(), yields: chosen };
     let els = Region { params: vec![], insts: vec![], yields: near.to_vec() };
@@ -69,7 +73,7 @@ fn reduce_far(f: &mut Floats, x: Val) -> Reduced {
     let (dtype, is_f32) = (f.dtype, f.is_f32());
     let signed = f.b.convert(x, DType::F64);
     let wide = f.b.op(Op::Abs, &[signed]);
-    let d = &mut Floats { b: &mut *f.b, dtype: DType::F64, lanes, scales: f.scales };
+    let d = &mut Floats { b: &mut *f.b, dtype: DType::F64, lanes, means: f.means };
     let pieces = match is_f32 {
         true => vec![wide],
         false => {

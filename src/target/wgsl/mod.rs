@@ -24,6 +24,7 @@ use crate::base::DType;
 use crate::base::machine::Numerics;
 use crate::kernel::ir::{Kernel, Param, Scope};
 use crate::kernel::legalize::{Form, legalize_to};
+use crate::kernel::math::Means;
 use crate::kernel::product::{Operand, Product};
 use group::Group;
 use product::Template;
@@ -143,7 +144,9 @@ pub fn stored_bytes(dtype: DType, half: bool) -> u64 {
 /// What is printed.
 fn form(features: Features) -> Form {
     let (vector_bytes, half) = (16, features.half);
-    Form { vector_bytes, narrowest: 16, masked: false, packed: false, scales: false, half }
+    // f64 is slow on most GPUs, if they have it.
+    let means = Means { scales: false, double: false };
+    Form { vector_bytes, narrowest: 16, masked: false, packed: false, means, half }
 }
 
 /// The shader of a kernel. `aligned`: which of its parameters always begin at multiples of four elements.
