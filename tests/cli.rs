@@ -304,6 +304,26 @@ fn builds_are_equal() {
     let _ = std::fs::remove_dir_all(&dir);
 }
 
+/// A `.dlm` keeps the precision that it was compiled with, unless another one is given.
+#[test]
+fn dlm_keeps_the_precision() {
+    let dir = folder("precision");
+    let dense = "model m(x: f32[3, 40]) { return x |> dense(8) as d }";
+    std::fs::write(dir.join("dense.dl"), dense).unwrap();
+    let stdout = |line: &str| {
+        let o = call(&dir, line);
+        assert_eq!(o.status, 0, "{line}: {}", o.stderr);
+        o.stdout
+    };
+    stdout("dlc compile dense.dl -o dense.dlm --weights random --precision bf16");
+    let run = |p: &str| stdout(&format!("dlc run dense.dl --weights random --random{p}"));
+    let (wide, narrow) = (run(""), run(" --precision bf16"));
+    assert_ne!(wide, narrow);
+    assert_eq!(stdout("dlc run dense.dlm --random"), narrow);
+    assert_eq!(stdout("dlc run dense.dlm --random --precision f32"), wide);
+    let _ = std::fs::remove_dir_all(&dir);
+}
+
 /// Machine code in a `.dlm` is used under the key that sealed it, and else made anew.
 #[cfg(feature = "cpu")]
 #[test]

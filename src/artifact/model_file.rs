@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::dlm::{DimRange, Manifest, Parts, Port, Tuned};
-use crate::base::TensorType;
+use crate::base::{DType, TensorType};
 use crate::front::{self, Constants, LoadOptions};
 use crate::import::Weights;
 use crate::ir::graph::{DimDecl, Graph};
@@ -28,6 +28,7 @@ pub fn parts(model: &Model) -> Parts {
             ("target".into(), options.target.row.name.into()),
             ("opt".into(), level),
             ("strict".into(), options.control.settings.strict.to_string()),
+            ("precision".into(), precision_name(options.control.settings.narrow).into()),
         ]),
         inputs: model.inputs().into_iter().map(port).collect(),
         outputs: model.outputs().into_iter().map(port).collect(),
@@ -49,6 +50,16 @@ pub fn parts(model: &Model) -> Parts {
 fn tuned(target: &Target) -> Option<Tuned> {
     let tiles = target.machine.tiles.clone();
     (!tiles.is_empty()).then(|| Tuned { machine: target.describe(), tiles })
+}
+
+fn precision_name(narrow: Option<DType>) -> &'static str {
+    narrow.unwrap_or(DType::F32).name()
+}
+
+/// What a file's model rounds operands of products to.
+pub fn precision(manifest: &Manifest) -> Option<DType> {
+    let given = manifest.options.get("precision")?;
+    [DType::F16, DType::BF16].into_iter().find(|d| d.name() == given)
 }
 
 /// Takes over the machine choices of a file. False where they are another machine's: these are left

@@ -167,7 +167,7 @@ impl Compile {
         };
         options.place = self.placement(&options)?;
         #[cfg(feature = "gpu")]
-        if options.target.row.kind == crate::target::Kind::Gpu {
+        if options.place.is_some() || options.target.row.kind == crate::target::Kind::Gpu {
             options.keep = super::kept::folder();
         }
         options.control.verify_each = self.verify_each || cfg!(debug_assertions);

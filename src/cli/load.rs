@@ -127,7 +127,7 @@ pub fn load(spec: &Spec, args: &Compile, missing: Missing) -> Result<Loaded, Fai
         return Err(later("reading ONNX"));
     }
     let mut loaded = match spec.has_extension("dlm") {
-        true => compiled(spec, options)?,
+        true => compiled(spec, args, options)?,
         false => source(spec, args, missing, &mut options)?,
     };
     let inputs = inputs(&loaded.graph);
@@ -210,8 +210,12 @@ fn rename_table(path: &Path) -> Result<Vec<load::RenameRule>, Failure> {
     Ok(read.weights.into_iter().flat_map(|w| w.renames).collect())
 }
 
-fn compiled(spec: &Spec, mut options: Options) -> Result<Loaded, Failure> {
+fn compiled(spec: &Spec, args: &Compile, mut options: Options) -> Result<Loaded, Failure> {
     let parts = dlm::read_file(Path::new(&spec.path))?;
+    // It is a matter of results, so that of the compilation holds.
+    if args.precision.is_none() {
+        options.control.settings.narrow = model_file::precision(&parts.manifest);
+    }
     let mut warnings = vec![];
     if !model_file::take_tiles(&parts.manifest, &mut options.target) {
         let message = format!("`{}` was tuned on another machine", spec.path);
