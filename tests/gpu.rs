@@ -347,7 +347,7 @@ fn shaders(graph: &Graph, limits: &Limits) -> Vec<Shader> {
     let model = Model::new(graph.clone(), Default::default(), options, &mut |_, _| {}).unwrap();
     let program = model.program(&Default::default()).unwrap();
     let dispatches = Dispatches::of(&program, limits).unwrap();
-    dispatches.shaders.into_values().map(|p| p.shader).collect()
+    dispatches.shaders.into_iter().map(|p| p.shader).collect()
 }
 
 /// Folds across workgroups end in subgroups where the adapter has these, and do without elsewhere.

@@ -12,7 +12,7 @@ use dlc::ir::random::{Limits as Graphs, random_graph};
 use dlc::kernel::ir::{Kernel, Ty};
 use dlc::model::{Model, Options};
 use dlc::pipeline::Level;
-use dlc::runtime::dispatch::{Dispatches, Limits};
+use dlc::runtime::dispatch::{Action, Bound, Dispatches, Limits};
 use dlc::schedule::program::Program;
 use dlc::target::Target;
 use dlc::target::wgsl::{Features, Matmul, Matrices};
@@ -107,7 +107,8 @@ impl Seen {
                 Err(e) => return Err(format!("{}: {}", e.code, e.message)),
             };
             least_does |= at == 0;
-            for prepared in dispatches.shaders.values() {
+            bound_apart(&dispatches.actions, &limits)?;
+            for prepared in &dispatches.shaders {
                 let source = &prepared.shader.source;
                 if self.sources[..=at].iter().all(|of| !of.contains(source)) {
                     validate(source, features).map_err(|e| format!("{e}\n{source}"))?;
@@ -122,6 +123,32 @@ impl Seen {
     fn counts(&self) -> [usize; 4] {
         self.sources.each_ref().map(BTreeSet::len)
     }
+}
+
+/// Browsers want bindings that begin at certain bytes, and none that overlap in a dispatch.
+fn bound_apart(actions: &[Action], limits: &Limits) -> Result<(), String> {
+    for action in actions {
+        let dispatch = match action {
+            Action::Dispatch(dispatch) => dispatch,
+            Action::Branch { then, els, .. } => {
+                bound_apart(then, limits)?;
+                bound_apart(els, limits)?;
+                continue;
+            }
+        };
+        for (i, a) in dispatch.params.iter().enumerate() {
+            let overlaps = |b: &&Bound| {
+                a.memory == b.memory
+                    && a.offset < b.offset + b.bytes
+                    && b.offset < a.offset + a.bytes
+            };
+            let aligned = a.offset % limits.align == 0 && a.bytes % 4 == 0;
+            if !aligned || dispatch.params[..i].iter().any(|b| overlaps(&b)) {
+                return Err(format!("launch {}: {:?}", dispatch.launch.0, dispatch.params));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Limits of a large adapter: examples have large buffers.

@@ -1,10 +1,14 @@
 //! `dlc emit KIND MODEL`: one of the compiler's texts.
 
+use std::io::Write;
+use std::path::PathBuf;
+
 use super::args::{Compile, Global, ModelArg, later};
 use super::load::{self, Missing};
 use super::out;
-use super::report::{Failure, Reporter};
+use super::report::{Failure, Reporter, reason};
 use super::shaders::Bundle;
+use crate::base::atomic_file;
 use crate::ir::print::print_graph;
 use crate::kernel;
 use crate::model::Model;
@@ -16,6 +20,9 @@ pub struct Args {
     kind: String,
     #[command(flatten)]
     model: ModelArg,
+    /// With `wgsl --json`: where to write the values of constants, as shaders read them
+    #[arg(long, value_name = "FILE")]
+    values: Option<PathBuf>,
     #[command(flatten)]
     compile: Compile,
 }
@@ -28,9 +35,21 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
         "wgsl" => &Compile { target: "gpu".into(), ..args.compile.clone() },
         _ => &args.compile,
     };
-    let model = load::model(&args.model.model, compile, Missing::Ignore, &reporter)?;
+    if args.values.is_some() && !(args.kind == "wgsl" && global.json) {
+        let failure = Failure::usage("`--values` stands beside a document of shaders");
+        return Err(failure.help("`dlc emit wgsl MODEL --json --values FILE`"));
+    }
+    let missing = if args.values.is_some() { Missing::Refuse } else { Missing::Ignore };
+    let model = load::model(&args.model.model, compile, missing, &reporter)?;
     if args.kind == "wgsl" && global.json {
         let (bundle, plan) = (Bundle::of(&model)?, model.plan(&Default::default())?);
+        if let Some(path) = &args.values {
+            let program = plan.ready(model.weights())?;
+            let write = |out: &mut dyn Write| bundle.write_values(&program, out);
+            atomic_file::write_with(path, write).map_err(|e| {
+                Failure::usage(format!("cannot write `{}`: {}", path.display(), reason(&e)))
+            })?;
+        }
         return out::json(&bundle.json(&plan.program));
     }
     let text = text(&args.kind, &model)?;

@@ -1,14 +1,16 @@
 //! `dlc emit wgsl`: a model's compute shaders, and what it takes to run them elsewhere.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
 use super::report::Failure;
 use crate::base::diag::Diagnostic;
 use crate::model::{Diagnostics, Model};
-use crate::runtime::dispatch::{Action, Bound, Dispatch, Dispatches, Limits, Prepared};
-use crate::schedule::program::{KernelId, Program};
+use crate::runtime::dispatch::{Action, Bound, Dispatch, Dispatches, Limits, Prepared, ShaderId};
+use crate::runtime::pack::widened;
+use crate::schedule::program::{Port, Program};
 use crate::target::wgsl::{Binding, Features, Matmul, Matrices, base_vectors, stored_bytes};
 
 /// A model's shaders, made for adapters with as few features as it needs.
@@ -50,10 +52,10 @@ impl Bundle {
         }
         let mut dispatches = vec![];
         collect(&self.dispatches.actions, &mut dispatches);
-        for (kernel, prepared) in &self.dispatches.shaders {
-            let Prepared { shader, groups } = prepared;
+        for (i, prepared) in self.dispatches.shaders.iter().enumerate() {
+            let Prepared { shader, groups, .. } = prepared;
             let workgroup = shader.workgroup;
-            let of = dispatches.iter().filter(|d| d.kernel == *kernel);
+            let of = dispatches.iter().filter(|d| d.shader == ShaderId(i as u32));
             let _ = writeln!(out, "// {}: {groups} workgroups of {workgroup}", shader.name);
             for dispatch in of {
                 let bound = dispatch.params.iter().map(|b| self.place(*b));
@@ -73,8 +75,7 @@ impl Bundle {
 
     fn features(&self) -> Vec<&'static str> {
         let Features { int64, float64, half, .. } = self.limits.features;
-        let shaders = || self.dispatches.shaders.values();
-        let matrices = shaders().any(|p| p.shader.coop.is_some());
+        let matrices = self.dispatches.shaders.iter().any(|p| p.shader.coop.is_some());
         let all = [
             (int64, "64-bit integers"),
             (float64, "64-bit floats"),
@@ -87,54 +88,69 @@ impl Bundle {
     /// One document with all that it takes to run the model.
     pub fn json(&self, program: &Program) -> Value {
         let half = self.limits.features.half;
-        let numbers: Vec<KernelId> = self.dispatches.shaders.keys().copied().collect();
-        let number = |id: KernelId| numbers.binary_search(&id).unwrap_or_default();
         let shaders = self.dispatches.shaders.iter();
-        let shaders: Vec<Value> = shaders.map(|(id, p)| shader(program, *id, p, half)).collect();
-        let memories = self.dispatches.memories.iter();
-        let memories: Vec<Value> =
-            memories.map(|(name, bytes)| json!({ "name": name, "bytes": bytes })).collect();
-        let roles = [
-            ("arena", 1),
-            ("input", program.inputs.len()),
-            ("output", program.outputs.len()),
-            ("state", program.states.len()),
-            ("const", program.consts.len()),
-        ];
-        let roles = roles.into_iter().flat_map(|(role, n)| std::iter::repeat_n(role, n));
-        let memories: Vec<Value> = memories
-            .into_iter()
-            .zip(roles)
-            .map(|(mut memory, role)| {
-                memory["role"] = role.into();
-                memory
-            })
-            .collect();
+        let shaders: Vec<Value> = shaders.map(|p| shader(program, p, half)).collect();
         json!({
             "kind": "wgsl",
             "text": self.text(program),
             "model": &*program.name,
             "features": self.features(),
             "shaders": shaders,
-            "buffers": memories,
+            "buffers": self.buffers(program),
             "scratch": self.dispatches.scratch,
-            "steps": steps(&self.dispatches.actions, &number),
+            "steps": steps(&self.dispatches.actions),
         })
+    }
+
+    /// The arena, then what has a name in the program, in the order of the memories.
+    fn buffers(&self, program: &Program) -> Vec<Value> {
+        let mut memories = self.dispatches.memories.iter();
+        let arena = memories
+            .next()
+            .map(|(name, bytes)| json!({ "name": name, "bytes": bytes, "role": "arena" }));
+        let Program { inputs, outputs, states, consts, .. } = program;
+        let roles = [("input", inputs), ("output", outputs), ("state", states), ("const", consts)];
+        let ports = roles.into_iter().flat_map(|(role, of)| of.iter().map(move |p| (role, p)));
+        let mut values = 0;
+        let port = |((role, port), (name, bytes)): ((&str, &Port), &(String, u64))| {
+            let mut buffer = json!({
+                "name": name, "bytes": bytes, "role": role,
+                "dtype": port.dtype.to_string(), "shape": port.shape,
+            });
+            if role == "const" {
+                buffer["values"] = values.into();
+                values += bytes;
+            }
+            buffer
+        };
+        arena.into_iter().chain(ports.zip(memories).map(port)).collect()
+    }
+
+    /// What the buffers of constants hold, one after the other.
+    pub fn write_values(&self, program: &Program, out: &mut dyn Write) -> io::Result<()> {
+        let half = self.limits.features.half;
+        let first = self.dispatches.memories.len() - program.const_values.len();
+        for (value, (_, bytes)) in
+            program.const_values.iter().zip(&self.dispatches.memories[first..])
+        {
+            let words = widened(value.dtype(), value.bytes(), half);
+            out.write_all(&words)?;
+            out.write_all(&vec![0; *bytes as usize - words.len()])?;
+        }
+        Ok(())
     }
 }
 
-fn shader(
-    program: &Program,
-    id: KernelId,
-    Prepared { shader, groups }: &Prepared,
-    half: bool,
-) -> Value {
-    let kernel = program.kernel(id);
+fn shader(program: &Program, prepared: &Prepared, half: bool) -> Value {
+    let Prepared { kernel, arguments, shader, groups } = prepared;
+    let kernel = program.kernel(*kernel);
     let binding = |(at, binding): (usize, &Binding)| match binding {
         Binding::Param(p) => {
+            let of = kernel.params.iter().zip(&arguments.shared).filter(|(_, first)| *first == p);
+            let names: Vec<&str> = of.map(|(param, _)| &*param.name).collect();
             let param = &kernel.params[*p as usize];
             json!({
-                "binding": at, "kind": "storage", "param": param.name,
+                "binding": at, "kind": "storage", "param": names.join(", "),
                 "dtype": param.elem.to_string(), "elements": param.len,
                 "bytes": param.len * stored_bytes(param.elem, half),
             })
@@ -154,15 +170,15 @@ fn shader(
     })
 }
 
-fn steps(actions: &[Action], number: &dyn Fn(KernelId) -> usize) -> Vec<Value> {
+fn steps(actions: &[Action]) -> Vec<Value> {
     let bound = |b: &Bound| json!({ "buffer": b.memory, "offset": b.offset, "bytes": b.bytes });
     let step = |action: &Action| match action {
-        Action::Dispatch(Dispatch { kernel, params, bases, launch }) => json!({
-            "dispatch": number(*kernel), "launch": launch.0, "bases": bases,
+        Action::Dispatch(Dispatch { shader, params, bases, launch }) => json!({
+            "dispatch": shader.0, "launch": launch.0, "bases": bases,
             "params": params.iter().map(bound).collect::<Vec<_>>(),
         }),
         Action::Branch { cond, then, els } => json!({
-            "branch": bound(cond), "then": steps(then, number), "else": steps(els, number),
+            "branch": bound(cond), "then": steps(then), "else": steps(els),
         }),
     };
     actions.iter().map(step).collect()

@@ -8,16 +8,22 @@
 //!   offsets of the plan, times four where it holds elements of less than 32 bits.
 //! - A binding begins at a multiple of what the adapter wants; the bases of a dispatch say how many
 //!   elements behind that its parameters begin.
+//! - Bindings of a dispatch do not overlap, as WebGPU wants of what may be written: parameters whose bytes
+//!   would are in one. Those have elements of one type, since buffers of the arena begin at multiples of
+//!   [`BINDING`], and one that takes another's bytes over has its type.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::layout::{Flat, Layout, Memory, Spot};
 use crate::base::DType;
 use crate::base::diag::Diagnostic;
-use crate::kernel::ir::Kernel;
+use crate::kernel::ir::Param;
+use crate::schedule::memory::BINDING;
 use crate::schedule::program::{Buffer, BufferId, KernelId, LaunchId, Place, Port, Program};
-use crate::target::wgsl::{Binding, Features, Shader, base_vectors, shader, stored_bytes};
+use crate::target::wgsl::{
+    Arguments, Binding, Features, Shader, base_vectors, shader, stored_bytes,
+};
 
 /// Dispatches of a run.
 const MOST: usize = 1 << 20;
@@ -51,16 +57,21 @@ impl Default for Limits {
             buffer: 256 << 20,
             binding: 128 << 20,
             bindings: 8,
-            align: 256,
+            align: BINDING,
             uniform_align: 256,
             groups: 65535,
         }
     }
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ShaderId(pub u32);
+
 /// A shader, and how many workgroups run it.
 #[derive(Clone, Debug)]
 pub struct Prepared {
+    pub kernel: KernelId,
+    pub arguments: Arguments,
     pub shader: Shader,
     pub groups: u32,
 }
@@ -78,10 +89,10 @@ pub struct Bound {
 #[derive(Clone, Debug)]
 pub struct Dispatch {
     pub launch: LaunchId,
-    pub kernel: KernelId,
-    /// Of each parameter of the kernel.
+    pub shader: ShaderId,
+    /// Of each binding of parameters.
     pub params: Vec<Bound>,
-    /// Elements from what is bound to the first one of each parameter.
+    /// Of each parameter of the kernel: elements from what is bound to its first one.
     pub bases: Vec<i32>,
 }
 
@@ -98,9 +109,9 @@ pub enum Action {
 
 #[derive(Clone, Debug)]
 pub struct Dispatches {
-    /// Of each kernel that has grid points.
-    pub shaders: BTreeMap<KernelId, Prepared>,
-    /// Names and bytes: the arena, then inputs, outputs, states, constants.
+    /// In the order of their first dispatch.
+    pub shaders: Vec<Prepared>,
+    /// Names, and bytes in whole vectors: the arena, then inputs, outputs, states, constants.
     pub memories: Vec<(String, u64)>,
     /// Bytes that shaders have for intermediate values: of their first such binding, of the second …
     pub scratch: Vec<u64>,
@@ -115,24 +126,29 @@ impl Dispatches {
     /// E0862 where a kernel has no shader, E0863, E0865 and E0867 where the limits do not suffice.
     pub fn of(program: &Program, limits: &Limits) -> Result<Dispatches, Box<Diagnostic>> {
         let layout = Layout::of(program).map_err(|e| Box::new(e.diagnostic()))?;
-        let aligned = aligned(program, &layout);
-        let mut shaders = BTreeMap::new();
-        for (i, kernel) in program.kernels.iter().enumerate().filter(|(_, k)| k.grid_points() > 0) {
-            let shader = shader(kernel, limits.features, &aligned[&KernelId(i as u32)]);
-            let shader = shader.map_err(|why| error("E0862", why.to_string()))?;
-            shaders.insert(KernelId(i as u32), prepared(shader, limits)?);
-        }
-        let scratch = scratch_of(shaders.values());
         let memories = memories(program, limits)?;
-        let spots = layout.spots.clone();
+        let (spots, shaders, known) = (layout.spots.clone(), vec![], BTreeMap::new());
         let mut walk =
-            Walk { program, limits, shaders: &shaders, steps: &layout.steps, spots, made: 0 };
+            Walk { program, limits, shaders, known, steps: &layout.steps, spots, made: 0 };
         let actions = walk.over(0..layout.steps.len())?;
+        let shaders = walk.shaders;
+        let scratch = scratch_of(shaders.iter());
         Ok(Dispatches { shaders, memories, scratch, actions })
+    }
+
+    pub fn shader(&self, id: ShaderId) -> &Prepared {
+        &self.shaders[id.0 as usize]
     }
 }
 
-fn prepared(shader: Shader, limits: &Limits) -> Result<Prepared, Box<Diagnostic>> {
+fn prepared(
+    program: &Program,
+    id: KernelId,
+    arguments: Arguments,
+    limits: &Limits,
+) -> Result<Prepared, Box<Diagnostic>> {
+    let shader = shader(program.kernel(id), &arguments, limits.features);
+    let shader = shader.map_err(|why| error("E0862", why.to_string()))?;
     let storage = shader.bindings.len() as u32 - 1;
     if storage > limits.bindings {
         let (name, most) = (&shader.name, limits.bindings);
@@ -144,7 +160,7 @@ fn prepared(shader: Shader, limits: &Limits) -> Result<Prepared, Box<Diagnostic>
         bytes => (SCRATCH / (bytes * shader.workgroup as u64)).max(1),
     };
     let groups = shader.groups.min(room).min(limits.groups as u64) as u32;
-    Ok(Prepared { shader, groups })
+    Ok(Prepared { kernel: id, arguments, shader, groups })
 }
 
 /// Bytes that an invocation has in each of the shader's scratch bindings.
@@ -174,16 +190,13 @@ fn scratch_of<'a>(shaders: impl Iterator<Item = &'a Prepared>) -> Vec<u64> {
 
 fn memories(program: &Program, limits: &Limits) -> Result<Vec<(String, u64)>, Box<Diagnostic>> {
     let ports = [&program.inputs, &program.outputs, &program.states, &program.consts];
-    let mut all = vec![(
-        "the arena".to_string(),
-        program.arena_bytes * factor(program, limits.features.half),
-    )];
-    all.extend(
-        ports
-            .into_iter()
-            .flatten()
-            .map(|port| (port.name.to_string(), port_bytes(port, limits.features.half))),
-    );
+    let half = limits.features.half;
+    let mut all = vec![("the arena".to_string(), program.arena_bytes * factor(program, half))];
+    let port = |port: &Port| (port.name.to_string(), port_bytes(port, half));
+    all.extend(ports.into_iter().flatten().map(port));
+    for (_, bytes) in &mut all {
+        *bytes = bytes.next_multiple_of(16).max(16);
+    }
     match all.iter().find(|(_, bytes)| *bytes > limits.buffer) {
         None => Ok(all),
         Some((name, bytes)) => {
@@ -203,8 +216,8 @@ pub fn port_bytes(port: &Port, half: bool) -> u64 {
 
 /// Bytes of the bases of a dispatch, from one to the next in a buffer with those of all.
 pub fn bases_stride(dispatches: &Dispatches, limits: &Limits) -> u64 {
-    let params = |p: &Prepared| p.shader.bindings.len();
-    let most = dispatches.shaders.values().map(params).max().unwrap_or(0);
+    let params = |p: &Prepared| p.arguments.shared.len();
+    let most = dispatches.shaders.iter().map(params).max().unwrap_or(0);
     (16 * base_vectors(most) as u64).next_multiple_of(limits.uniform_align)
 }
 
@@ -215,42 +228,11 @@ fn factor(program: &Program, half: bool) -> u64 {
     program.buffers.iter().filter(in_arena).map(of).max().unwrap_or(1)
 }
 
-/// Of each parameter of each kernel, whether it always begins where its buffer does, which is a multiple of
-/// four elements.
-fn aligned(program: &Program, layout: &Layout) -> BTreeMap<KernelId, Vec<bool>> {
-    let kernels = program.kernels.iter().enumerate();
-    let all = |(i, k): (usize, &Kernel)| (KernelId(i as u32), vec![true; k.params.len()]);
-    let mut aligned: BTreeMap<KernelId, Vec<bool>> = kernels.map(all).collect();
-    let moves = layout.steps.iter().flat_map(|step| match step {
-        Flat::Repeat { moves, .. } => &moves[..],
-        Flat::Launch { .. } | Flat::Branch { .. } => &[],
-    });
-    let moved: BTreeSet<usize> = moves.map(|m| m.spot).collect();
-    for step in &layout.steps {
-        let Flat::Launch { id, args: first } = step else { continue };
-        let launch = program.launch(*id);
-        let Some(params) = aligned.get_mut(&launch.kernel) else { continue };
-        for (i, (param, arg)) in params.iter_mut().zip(&launch.args).enumerate() {
-            let start = start(program, arg.buffer);
-            let spot = first + i;
-            *param &= layout.spots[spot].offset == start && !moved.contains(&spot);
-        }
-    }
-    aligned
-}
-
-/// Where a buffer begins in its memory, in the plan's bytes.
-fn start(program: &Program, buffer: BufferId) -> u64 {
-    match program.buffer(buffer).place {
-        Place::Arena { offset } => offset,
-        Place::Input(_) | Place::Output(_) | Place::State(_) | Place::Const(_) => 0,
-    }
-}
-
 struct Walk<'a> {
     program: &'a Program,
     limits: &'a Limits,
-    shaders: &'a BTreeMap<KernelId, Prepared>,
+    shaders: Vec<Prepared>,
+    known: BTreeMap<(KernelId, Arguments), ShaderId>,
     steps: &'a [Flat],
     /// As the iteration at hand has them.
     spots: Vec<Spot>,
@@ -310,7 +292,10 @@ impl Walk<'_> {
 
     /// Where elements lie that the plan has at a spot of a buffer, in bytes.
     fn place(&self, buffer: BufferId, dtype: DType, spot: Spot) -> u64 {
-        let start = start(self.program, buffer);
+        let start = match self.program.buffer(buffer).place {
+            Place::Arena { offset } => offset,
+            Place::Input(_) | Place::Output(_) | Place::State(_) | Place::Const(_) => 0,
+        };
         let element = (spot.offset - start) / dtype.bytes() as u64;
         start * factor(self.program, self.limits.features.half)
             + element * stored_bytes(dtype, self.limits.features.half)
@@ -319,32 +304,97 @@ impl Walk<'_> {
     /// Nothing where the kernel has no grid points.
     fn launch(&mut self, id: LaunchId, first: usize) -> Result<Option<Dispatch>, Box<Diagnostic>> {
         let launch = self.program.launch(id);
-        if !self.shaders.contains_key(&launch.kernel) {
+        let kernel = self.program.kernel(launch.kernel);
+        if kernel.grid_points() == 0 {
             return Ok(None);
         }
         self.made += 1;
         if self.made > MOST {
             return Err(error("E0867", format!("a run has more than {MOST} launches")));
         }
-        let kernel = self.program.kernel(launch.kernel);
-        let (mut params, mut bases) = (vec![], vec![]);
+        let (mut bounds, mut starts) = (vec![], vec![]);
         for ((param, arg), spot) in kernel.params.iter().zip(&launch.args).zip(&self.spots[first..])
         {
             let at = self.place(arg.buffer, param.elem, *spot);
             let element_bytes = stored_bytes(param.elem, self.limits.features.half);
             let base = at % self.limits.align;
-            let bytes = base + param.len.max(1) * element_bytes;
-            if bytes > self.limits.binding {
-                let (name, most) = (&param.name, self.limits.binding);
+            // To the end of a word, as bindings end.
+            let bytes = (base + param.len.max(1) * element_bytes).next_multiple_of(4);
+            bounds.push(Bound { memory: self.number(spot.memory), offset: at - base, bytes });
+            starts.push(at);
+        }
+        let shared = share(&mut bounds);
+        for (param, bound) in kernel.params.iter().zip(&bounds) {
+            if bound.bytes > self.limits.binding {
+                let (name, bytes, most) = (&param.name, bound.bytes, self.limits.binding);
                 let message = format!(
                     "`{name}` of kernel `{}` takes {bytes} bytes, the adapter binds at most {most}",
                     kernel.name
                 );
                 return Err(error("E0865", message));
             }
-            params.push(Bound { memory: self.number(spot.memory), offset: at - base, bytes });
-            bases.push((base / element_bytes) as i32);
         }
-        Ok(Some(Dispatch { launch: id, kernel: launch.kernel, params, bases }))
+        let base = |((at, bound), param): ((&u64, &Bound), &Param)| {
+            ((at - bound.offset) / stored_bytes(param.elem, self.limits.features.half)) as i32
+        };
+        let bases: Vec<i32> = starts.iter().zip(&bounds).zip(&kernel.params).map(base).collect();
+        let firsts = shared.iter().enumerate().filter(|(i, first)| *i == **first as usize);
+        let params = firsts.map(|(i, _)| bounds[i]).collect();
+        let aligned = bases.iter().map(|base| base % 4 == 0).collect();
+        let shader = self.shader(launch.kernel, Arguments { shared, aligned })?;
+        Ok(Some(Dispatch { launch: id, shader, params, bases }))
+    }
+
+    fn shader(
+        &mut self,
+        kernel: KernelId,
+        arguments: Arguments,
+    ) -> Result<ShaderId, Box<Diagnostic>> {
+        let key = (kernel, arguments);
+        if let Some(known) = self.known.get(&key) {
+            return Ok(*known);
+        }
+        let id = ShaderId(self.shaders.len() as u32);
+        self.shaders.push(prepared(self.program, kernel, key.1.clone(), self.limits)?);
+        self.known.insert(key, id);
+        Ok(id)
+    }
+}
+
+/// Of each parameter the first one that is in the same binding. Bounds that overlap become one, so that
+/// those that are left do not.
+fn share(bounds: &mut [Bound]) -> Vec<u16> {
+    let mut first: Vec<u16> = (0..bounds.len() as u16).collect();
+    loop {
+        let pairs = (0..bounds.len()).flat_map(|i| (0..i).map(move |j| (j, i)));
+        let apart = |(j, i): &(usize, usize)| first[*i] != first[*j];
+        let Some((j, i)) = pairs.filter(apart).find(|(j, i)| bounds[*j].overlaps(bounds[*i]))
+        else {
+            return first;
+        };
+        let (into, from) = (first[i].min(first[j]), first[i].max(first[j]));
+        let both = bounds[i].with(bounds[j]);
+        for (of, bound) in first.iter_mut().zip(&mut *bounds) {
+            if *of == into || *of == from {
+                (*of, *bound) = (into, both);
+            }
+        }
+    }
+}
+
+impl Bound {
+    fn end(self) -> u64 {
+        self.offset + self.bytes
+    }
+
+    fn overlaps(self, other: Bound) -> bool {
+        self.memory == other.memory && self.offset < other.end() && other.offset < self.end()
+    }
+
+    /// What begins with the first of both and ends with the last.
+    fn with(self, other: Bound) -> Bound {
+        let offset = self.offset.min(other.offset);
+        let bytes = self.end().max(other.end()) - offset;
+        Bound { memory: self.memory, offset, bytes }
     }
 }

@@ -16,6 +16,7 @@ pub mod gpu;
 pub mod interpreter;
 pub mod keep;
 pub mod layout;
+pub mod pack;
 #[cfg(feature = "cpu")]
 pub mod peak;
 pub mod pool;

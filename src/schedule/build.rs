@@ -539,7 +539,7 @@ impl Assembler<'_> {
 
     /// Lifetimes, then offsets.
     fn finish(mut self) -> Result<Program, OpError> {
-        let requests = self.live.requests(&mut self.program);
+        let requests = self.live.requests(&mut self.program, self.machine);
         let plan = memory::plan(&requests, Effort::default())
             .map_err(|e| OpError::new("E0701", format!("the arena cannot be planned: {e}")))?;
         for spot in &plan.spots {

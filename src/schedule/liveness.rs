@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use super::memory::Request;
-use super::program::{BufferId, Place, Program};
+use super::memory::{BINDING, LINE, Request};
+use super::program::{Buffer, BufferId, Place, Program};
+use crate::base::machine::Machine;
 
 #[derive(Default)]
 pub struct Liveness {
@@ -72,8 +73,9 @@ impl Liveness {
         self.pairs.push((result, operand, at));
     }
 
-    /// What the arena has to hold; writes the lifetimes into the program too.
-    pub fn requests(&self, program: &mut Program) -> Vec<Request> {
+    /// What the arena has to hold; writes the lifetimes into the program too. For a GPU, sizes are whole
+    /// numbers of [`BINDING`], so that offsets are: no two buffers are in one unit.
+    pub fn requests(&self, program: &mut Program, machine: &Machine) -> Vec<Request> {
         for (id, (first, last)) in &self.range {
             let b = &mut program.buffers[id.0 as usize];
             (b.first, b.last) = (*first, *last);
@@ -86,23 +88,30 @@ impl Liveness {
                 continue;
             };
             let ends_here = o.1 == *at && r.0 == *at && self.home[result] == self.home[operand];
-            let fits = program.buffer(*result).padded() == program.buffer(*operand).padded();
+            let fits = fits(program.buffer(*result), program.buffer(*operand), machine);
             let free = !in_place.contains_key(result) && !taken.contains(operand);
             if ends_here && fits && free && in_arena(result) && in_arena(operand) {
                 in_place.insert(*result, *operand);
                 taken.push(*operand);
             }
         }
+        let unit = if machine.in_step() { BINDING } else { LINE };
         self.range
             .iter()
             .filter(|(id, _)| in_arena(id))
             .map(|(id, (first, last))| Request {
                 id: *id,
-                bytes: program.buffer(*id).bytes(),
+                bytes: program.buffer(*id).bytes().next_multiple_of(unit),
                 first: *first,
                 last: *last,
                 in_place: in_place.get(id).copied(),
             })
             .collect()
     }
+}
+
+/// Whether a result can lie where an operand does. On a GPU both are one variable, which has one type.
+fn fits(result: &Buffer, operand: &Buffer, machine: &Machine) -> bool {
+    let same = result.dtype == operand.dtype || !machine.in_step();
+    same && result.padded() == operand.padded()
 }

@@ -21,6 +21,9 @@ use super::program::BufferId;
 /// Offsets and sizes are multiples of this: a cache line, and the widest vector.
 pub const LINE: u64 = 64;
 
+/// What a GPU binds begins at a multiple of this, on every one that has WebGPU.
+pub const BINDING: u64 = 256;
+
 /// Overlapping pairs of buffers beyond which only the sweep runs.
 pub const PAIR_LIMIT: u64 = 4_000_000;
 

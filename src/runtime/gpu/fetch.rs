@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::device::Device;
-use super::pack::narrowed;
 use super::session::{Compiled, Session};
 use super::transfer::Transfer;
 use crate::base::Tensor;
 use crate::base::diag::Diagnostic;
 use crate::runtime::dispatch::port_bytes;
+use crate::runtime::pack::narrowed;
 use crate::runtime::tensor_of;
 use crate::schedule::program::Port;
 

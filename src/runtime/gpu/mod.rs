@@ -7,7 +7,6 @@ mod cache;
 pub mod device;
 mod failure;
 pub mod fetch;
-mod pack;
 mod pipeline;
 mod selftest;
 pub mod session;

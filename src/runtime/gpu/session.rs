@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::device::Device;
-use super::pack::{narrowed, widened};
 use super::pipeline::Pipeline;
 use super::timing::Clock;
 use super::transfer;
@@ -17,12 +16,13 @@ use crate::base::codes::WRONG_MATRICES;
 use crate::base::diag::Diagnostic;
 use crate::base::{DType, Tensor};
 use crate::runtime::dispatch::{
-    Action, Bound, Dispatch, Dispatches, Limits, bases_stride, port_bytes,
+    Action, Bound, Dispatch, Dispatches, Limits, ShaderId, bases_stride, port_bytes,
 };
 use crate::runtime::keep::Keep;
 use crate::runtime::layout::check_values;
+use crate::runtime::pack::{narrowed, widened};
 use crate::runtime::{check_len, tensor_of};
-use crate::schedule::program::{KernelId, LaunchId, Port, Program};
+use crate::schedule::program::{LaunchId, Port, Program};
 use crate::target::wgsl::{Binding, Coop, Matmul, base_vectors};
 
 /// A Program's shaders on a device.
@@ -30,8 +30,8 @@ pub struct Compiled {
     pub program: Arc<Program>,
     pub(super) device: Arc<Device>,
     dispatches: Dispatches,
-    /// Of each kernel that has grid points.
-    pipelines: BTreeMap<KernelId, Pipeline>,
+    /// Of each shader.
+    pipelines: Vec<Pipeline>,
     /// Whether shaders have f16.
     pub(super) half: bool,
     /// What the user should know.
@@ -40,7 +40,7 @@ pub struct Compiled {
 
 /// A part of a run.
 enum Step {
-    Dispatch { launch: LaunchId, kernel: KernelId, group: wgpu::BindGroup },
+    Dispatch { launch: LaunchId, shader: ShaderId, group: wgpu::BindGroup },
     Branch { cond: Bound, then: Vec<Step>, els: Vec<Step> },
 }
 
@@ -103,11 +103,8 @@ impl Compiled {
     ) -> Result<Compiled, Box<Diagnostic>> {
         let dispatches = Dispatches::of(&program, limits)?;
         let cache = keep.and_then(|keep| device.cache(keep));
-        let mut pipelines = BTreeMap::new();
-        for (kernel, prepared) in &dispatches.shaders {
-            pipelines
-                .insert(*kernel, Pipeline::new(&device, prepared, cache.map(|c| &c.pipelines))?);
-        }
+        let pipeline = |p| Pipeline::new(&device, p, cache.map(|c| &c.pipelines));
+        let pipelines = dispatches.shaders.iter().map(pipeline).collect::<Result<_, _>>()?;
         if let (Some(cache), Some(keep)) = (cache, keep) {
             cache.store(keep);
         }
@@ -117,7 +114,7 @@ impl Compiled {
 
     /// The tiles of cooperative matrices that shaders use.
     pub(super) fn tiles(&self) -> impl Iterator<Item = Coop> + '_ {
-        self.dispatches.shaders.values().filter_map(|p| p.shader.coop)
+        self.dispatches.shaders.iter().filter_map(|p| p.shader.coop)
     }
 }
 
@@ -226,8 +223,8 @@ impl Session {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             let mut last = None;
             for step in &steps[at..until] {
-                let Step::Dispatch { kernel, group, .. } = step else { continue };
-                self.dispatch(*kernel, group, &mut last, &mut pass);
+                let Step::Dispatch { shader, group, .. } = step else { continue };
+                self.dispatch(*shader, group, &mut last, &mut pass);
             }
             drop(pass);
             at = until;
@@ -250,11 +247,11 @@ impl Session {
     ) -> Result<(), Box<Diagnostic>> {
         for step in steps {
             match step {
-                Step::Dispatch { launch, kernel, group } => {
+                Step::Dispatch { launch, shader, group } => {
                     if clock.is_full() {
                         clock.read(times)?;
                     }
-                    self.dispatch(*kernel, group, &mut None, &mut clock.pass(*launch));
+                    self.dispatch(*shader, group, &mut None, &mut clock.pass(*launch));
                 }
                 Step::Branch { cond, then, els } => {
                     clock.read(times)?;
@@ -266,20 +263,20 @@ impl Session {
         Ok(())
     }
 
-    /// `last` is the kernel of the dispatch before.
+    /// `last` is the shader of the dispatch before.
     fn dispatch(
         &self,
-        kernel: KernelId,
+        shader: ShaderId,
         group: &wgpu::BindGroup,
-        last: &mut Option<KernelId>,
+        last: &mut Option<ShaderId>,
         pass: &mut wgpu::ComputePass,
     ) {
         let Compiled { pipelines, dispatches, .. } = &*self.compiled;
-        if last.replace(kernel) != Some(kernel) {
-            pass.set_pipeline(&pipelines[&kernel].pipeline);
+        if last.replace(shader) != Some(shader) {
+            pass.set_pipeline(&pipelines[shader.0 as usize].pipeline);
         }
         pass.set_bind_group(0, group, &[]);
-        pass.dispatch_workgroups(dispatches.shaders[&kernel].groups, 1, 1);
+        pass.dispatch_workgroups(dispatches.shader(shader).groups, 1, 1);
     }
 
     fn is_taken(&self, cond: Bound) -> Result<bool, Box<Diagnostic>> {
@@ -403,20 +400,22 @@ impl<'a> Binder<'a> {
 
     fn dispatch(&mut self, dispatch: &Dispatch) -> Result<Step, Box<Diagnostic>> {
         let Compiled { device, dispatches, pipelines, .. } = self.compiled;
-        let (kernel, prepared) = (dispatch.kernel, &dispatches.shaders[&dispatch.kernel]);
+        let shader = dispatch.shader;
+        let prepared = dispatches.shader(shader);
+        let mut params = dispatch.params.iter();
         let mut scratch = self.scratch.iter().zip(prepared.scratch());
         let entry = |(i, binding): (usize, &Binding)| {
             let (buffer, offset, size) = match binding {
-                Binding::Param(p) => {
-                    let Bound { memory, offset, bytes } = dispatch.params[*p as usize];
-                    (&self.buffers[memory], offset, bytes.next_multiple_of(4))
+                Binding::Param(_) => {
+                    let bound = params.next().expect("one for each such binding");
+                    (&self.buffers[bound.memory], bound.offset, bound.bytes)
                 }
                 Binding::Scratch { .. } => {
                     let (buffer, bytes) = scratch.next().expect("one for each such binding");
                     (buffer, 0, bytes)
                 }
                 Binding::Bases => {
-                    let size = 16 * base_vectors(dispatch.params.len()) as u64;
+                    let size = 16 * base_vectors(dispatch.bases.len()) as u64;
                     (&self.bases, self.made * self.stride, size)
                 }
             };
@@ -428,14 +427,14 @@ impl<'a> Binder<'a> {
         let entries: Vec<_> = prepared.shader.bindings.iter().enumerate().map(entry).collect();
         let descriptor = wgpu::BindGroupDescriptor {
             label: Some(&prepared.shader.name),
-            layout: &pipelines[&kernel].layout,
+            layout: &pipelines[shader.0 as usize].layout,
             entries: &entries,
         };
         let group = device.checked(|| device.device.create_bind_group(&descriptor));
         let launch = dispatch.launch.0;
         let group = group.map_err(|e| error("E0866", format!("launch {launch}: {e}")))?;
         self.made += 1;
-        Ok(Step::Dispatch { launch: dispatch.launch, kernel, group })
+        Ok(Step::Dispatch { launch: dispatch.launch, shader, group })
     }
 }
 

@@ -8,7 +8,8 @@
 //! - An element in memory takes [`stored_bytes`]: what is narrower than 32 bits is stored as 32.
 //! - An `Index` is an i32; buffers have fewer than 2³¹ elements.
 //! - Every buffer is bound `read_write`, since one dispatch may not bind a buffer both ways and all of
-//!   a program's values lie in a few buffers.
+//!   a program's values lie in a few buffers. What is written may be in one binding only, so
+//!   parameters whose elements overlap share one.
 //! - The scratch of an invocation is private where it is small, else its part of a buffer.
 
 mod expr;
@@ -112,7 +113,7 @@ pub enum Refused {
 /// What is bound to a shader, in the order of its bindings.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Binding {
-    /// The buffer of a parameter.
+    /// The buffer of a parameter, the first of those that share the binding.
     Param(u16),
     /// A buffer with so many bytes for each invocation.
     Scratch { bytes: u64 },
@@ -149,21 +150,53 @@ fn form(features: Features) -> Form {
     Form { vector_bytes, narrowest: 16, masked: false, packed: false, means, half }
 }
 
-/// The shader of a kernel. `aligned`: which of its parameters always begin at multiples of four elements.
-pub fn shader(kernel: &Kernel, features: Features, aligned: &[bool]) -> Result<Shader, Refused> {
+/// What is known of the buffers that a kernel is called with.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Arguments {
+    /// Of each parameter the first one that is in the same binding, which has elements of the same type.
+    pub shared: Vec<u16>,
+    /// Whether it begins at a multiple of four elements of what is bound.
+    pub aligned: Vec<bool>,
+}
+
+/// How parameters are declared.
+struct Params<'a> {
+    shared: &'a [u16],
+    /// Those of vectors of four elements.
+    wide: Vec<bool>,
+}
+
+impl Params<'_> {
+    fn of<'a>(kernels: &[&Kernel], arguments: &'a Arguments) -> Params<'a> {
+        let shared = &arguments.shared[..];
+        let mut wide = wide(kernels, &arguments.aligned);
+        let together: Vec<bool> = (0..wide.len())
+            .map(|i| (0..wide.len()).all(|j| shared[i] != shared[j] || wide[j]))
+            .collect();
+        wide.copy_from_slice(&together);
+        Params { shared, wide }
+    }
+}
+
+/// The shader of a kernel.
+pub fn shader(
+    kernel: &Kernel,
+    arguments: &Arguments,
+    features: Features,
+) -> Result<Shader, Refused> {
     let template = kernel.product.as_ref().and_then(|p| Some((p, product::choose(p, &features)?)));
     match template {
-        Some((product, template)) => by_template(kernel, (product, template), features, aligned),
-        None => by_points(kernel, features, aligned),
+        Some((product, template)) => by_template(kernel, arguments, (product, template), features),
+        None => by_points(kernel, arguments, features),
     }
 }
 
 /// One that computes a product in tiles.
 fn by_template(
     kernel: &Kernel,
+    arguments: &Arguments,
     (product, template): (&Product, Template),
     features: Features,
-    aligned: &[bool],
 ) -> Result<Shader, Refused> {
     let matrix = kernel.params.len() as u16;
     let mut functions = String::new();
@@ -174,14 +207,14 @@ fn by_template(
         ("finish", &product.finish, Role::Finish { matrix }),
     ];
     let parts = parts.map(|(name, part, role)| (name, legalize_to(part, form(features)), role));
-    let wide = wide(&parts.each_ref().map(|(_, part, _)| part), aligned);
+    let bound = Params::of(&parts.each_ref().map(|(_, part, _)| part), arguments);
     for (name, part, role) in &parts {
         check(part, features)?;
-        stmt::part(part, name, *role, &wide, &mut functions);
+        stmt::part(part, &bound, name, *role, &mut functions);
     }
     let params = &parts[0].1.params[..kernel.params.len()];
     let mut source = String::new();
-    let mut bindings = declare_params(params, &wide, &mut source);
+    let mut bindings = declare_params(params, &bound, &mut source);
     let at = bindings.len();
     bindings.push(declare_bases(at, kernel.params.len(), &mut source));
     declare_helpers(&functions, features, &mut source);
@@ -198,17 +231,19 @@ fn enables(text: &str, features: Features) -> &'static str {
     if features.half && text.contains("f16") { "enable f16;\n" } else { "" }
 }
 
-fn declare_params(params: &[Param], wide: &[bool], out: &mut String) -> Vec<Binding> {
-    let declare = |(i, param): (usize, &Param)| {
+fn declare_params(params: &[Param], bound: &Params, out: &mut String) -> Vec<Binding> {
+    let mut bindings = vec![];
+    for (i, param) in params.iter().enumerate().filter(|(i, _)| bound.shared[*i] as usize == *i) {
         let (element, Param { len, elem, .. }) = (expr::element(param.elem), param);
-        let element = if wide[i] { format!("vec4<{element}>") } else { element.into() };
+        let element = if bound.wide[i] { format!("vec4<{element}>") } else { element.into() };
+        let at = bindings.len();
         let _ = writeln!(
             out,
-            "@group(0) @binding({i}) var<storage, read_write> p{i}: array<{element}>; // {len} of {elem}",
+            "@group(0) @binding({at}) var<storage, read_write> p{i}: array<{element}>; // {len} of {elem}",
         );
-        Binding::Param(i as u16)
-    };
-    params.iter().enumerate().map(declare).collect()
+        bindings.push(Binding::Param(i as u16));
+    }
+    bindings
 }
 
 /// The uniform buffer, at a binding, for so many parameters.
@@ -227,13 +262,17 @@ fn declare_bases(at: usize, params: usize, out: &mut String) -> Binding {
 }
 
 /// One whose invocations run grid points.
-fn by_points(kernel: &Kernel, features: Features, aligned: &[bool]) -> Result<Shader, Refused> {
+fn by_points(
+    kernel: &Kernel,
+    arguments: &Arguments,
+    features: Features,
+) -> Result<Shader, Refused> {
     let kernel = &legalize_to(kernel, form(features));
     check(kernel, features)?;
     let mut source = String::new();
     let out = &mut source;
-    let wide = wide(&[kernel], aligned);
-    let mut bindings = declare_params(&kernel.params, &wide, out);
+    let bound = Params::of(&[kernel], arguments);
+    let mut bindings = declare_params(&kernel.params, &bound, out);
     for (i, scratch) in kernel.scratch.iter().enumerate() {
         let (element, len) = (expr::element(scratch.elem), scratch.len.max(1));
         let bytes = len * stored_bytes(scratch.elem, features.half);
@@ -259,7 +298,7 @@ fn by_points(kernel: &Kernel, features: Features, aligned: &[bool]) -> Result<Sh
     if let Some(group) = group {
         group.declare(kernel, &mut function);
     }
-    stmt::function(kernel, group, &wide, &mut function);
+    stmt::function(kernel, &bound, group, &mut function);
     declare_helpers(&function, features, out);
     out.push_str(&function);
     let (workgroup, groups) = match group {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use super::group::Group;
-use super::{WORKGROUP, expr, is_private, stored_bytes};
+use super::{Params, WORKGROUP, expr, is_private, stored_bytes};
 use crate::base::DType;
 use crate::kernel::ir::{Addr, Buf, Inst, Kernel, LaneOp, LoadMode, Op, Region, Scope, Ty, Val};
 
@@ -33,11 +33,10 @@ impl Role {
 
 struct Printer<'k> {
     kernel: &'k Kernel,
+    bound: &'k Params<'k>,
     role: Role,
     /// Whose invocations compute a grid point together.
     group: Option<Group>,
-    /// Parameters whose elements travel in fours.
-    wide: &'k [bool],
     /// What each register is called.
     names: Vec<String>,
     out: &'k mut String,
@@ -51,11 +50,11 @@ struct Printer<'k> {
 }
 
 /// The entry point.
-pub fn function(kernel: &Kernel, group: Option<Group>, wide: &[bool], out: &mut String) {
+pub fn function(kernel: &Kernel, bound: &Params, group: Option<Group>, out: &mut String) {
     let points = kernel.grid_points();
     if let Some(group) = group {
         out.push_str(&group.entry(points));
-        let mut printer = Printer::new(kernel, Role::Entry, wide, out);
+        let mut printer = Printer::new(kernel, bound, Role::Entry, out);
         printer.group = Some(group);
         printer.region(&kernel.body);
         out.push_str("    workgroupBarrier();\n  }\n}\n");
@@ -69,28 +68,33 @@ pub fn function(kernel: &Kernel, group: Option<Group>, wide: &[bool], out: &mut 
          \x20 let all = groups.x * {WORKGROUP}u;\n\
          \x20 for (var point = id.x; point < {points}u; point += all) {{\n"
     );
-    Printer::new(kernel, Role::Entry, wide, out).region(&kernel.body);
+    Printer::new(kernel, bound, Role::Entry, out).region(&kernel.body);
     out.push_str("  }\n}\n");
 }
 
 /// A function of the grid point, for a template.
-pub fn part(kernel: &Kernel, name: &str, role: Role, wide: &[bool], out: &mut String) {
+pub fn part(kernel: &Kernel, bound: &Params, name: &str, role: Role, out: &mut String) {
     let (more, result) = match role {
         Role::Entry => unreachable!("a shader is no part"),
         Role::Operand { lanes, .. } => ("", format!(" -> {}", expr::ty(Ty::of(DType::F32, lanes)))),
         Role::Finish { .. } => (", sum: f32", String::new()),
     };
     let _ = writeln!(out, "fn {name}(g0: i32, g1: i32, g2: i32{more}){result} {{");
-    Printer::new(kernel, role, wide, out).region(&kernel.body);
+    Printer::new(kernel, bound, role, out).region(&kernel.body);
     out.push_str("}\n");
 }
 
 impl<'k> Printer<'k> {
-    fn new(kernel: &'k Kernel, role: Role, wide: &'k [bool], out: &'k mut String) -> Printer<'k> {
+    fn new(
+        kernel: &'k Kernel,
+        bound: &'k Params<'k>,
+        role: Role,
+        out: &'k mut String,
+    ) -> Printer<'k> {
         let depth = if role == Role::Entry { 2 } else { 1 };
         let names = (0..kernel.types.len()).map(|i| format!("v{i}")).collect();
         let (sums, zeros, rounded) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        Printer { kernel, role, group: None, wide, names, out, depth, sums, zeros, rounded }
+        Printer { kernel, role, group: None, bound, names, out, depth, sums, zeros, rounded }
     }
 }
 
@@ -183,7 +187,7 @@ impl Printer<'_> {
                 for lane in 0..of.lanes() {
                     let part = expr::part(&self.name(*v), of, lane);
                     let part = if of == Ty::Mask(1) { format!("u32({part})") } else { part };
-                    let text = format!("{}[{first} + {lane}] = {part};", buffer(at.buf));
+                    let text = format!("{}[{first} + {lane}] = {part};", self.buffer(at.buf));
                     self.line(&text);
                 }
             }
@@ -312,7 +316,7 @@ impl Printer<'_> {
             let vector = self.vector(at);
             return self.define(dst, &vector);
         }
-        let (first, buffer) = (self.place(at), buffer(at.buf));
+        let (first, buffer) = (self.place(at), self.buffer(at.buf));
         let text = match (mode, of.lanes()) {
             (_, 1) if of == Ty::Mask(1) => format!("{buffer}[{first}] != 0u"),
             (_, 1) => format!("{buffer}[{first}]"),
@@ -329,12 +333,12 @@ impl Printer<'_> {
 
     /// Whether a buffer is an array of vectors.
     fn in_fours(&self, buf: Buf) -> bool {
-        matches!(buf, Buf::Param(i) if self.wide.get(i as usize) == Some(&true))
+        matches!(buf, Buf::Param(i) if self.bound.wide.get(i as usize) == Some(&true))
     }
 
     /// Four elements from an address on, which is a multiple of four.
     fn vector(&self, at: &Addr) -> String {
-        format!("{}[({}) >> 2u]", buffer(at.buf), self.place(at))
+        format!("{}[({}) >> 2u]", self.buffer(at.buf), self.place(at))
     }
 
     /// The element at an address, in what is bound.
@@ -362,11 +366,11 @@ impl Printer<'_> {
             }
         }
     }
-}
 
-fn buffer(buf: Buf) -> String {
-    match buf {
-        Buf::Param(i) => format!("p{i}"),
-        Buf::Scratch(i) => format!("s{i}"),
+    fn buffer(&self, buf: Buf) -> String {
+        match buf {
+            Buf::Param(i) => format!("p{}", self.bound.shared[i as usize]),
+            Buf::Scratch(i) => format!("s{i}"),
+        }
     }
 }
