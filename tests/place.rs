@@ -49,7 +49,7 @@ fn drawn(graph: &Graph, seed: u64) -> String {
     computing.map(|(i, _)| line(i)).collect()
 }
 
-fn model(r: &RandomGraph, options: Options) -> Result<Model, Diagnostics> {
+pub fn model(r: &RandomGraph, options: Options) -> Result<Model, Diagnostics> {
     let mut weights = dlc::import::Weights::default();
     for (id, value) in r.graph.params.iter().zip(&r.env.params) {
         weights.insert(r.graph.node(*id).op.str("name"), value.clone());
@@ -58,7 +58,7 @@ fn model(r: &RandomGraph, options: Options) -> Result<Model, Diagnostics> {
 }
 
 /// One run from the given states.
-fn ran(r: &RandomGraph, model: &Model) -> Result<Results, Diagnostics> {
+pub fn ran(r: &RandomGraph, model: &Model) -> Result<Results, Diagnostics> {
     let mut session = model.session()?;
     for (i, t) in r.env.inputs.iter().enumerate() {
         session.set_input(i, t)?;

@@ -3,14 +3,19 @@
 //! The count is small by default; `DLC_RANDOM=2000` runs more. A failure is shrunk and printed in
 //! core form with the seed.
 
+use dlc::base::Tensor;
 use dlc::front::{LoadOptions, load};
 use dlc::ir::Graph;
-use dlc::ir::eval::{Precision, evaluate};
+use dlc::ir::eval::{Env, Precision, evaluate};
 use dlc::ir::print::{Printed, print_graph};
 use dlc::ir::random::{Limits, RandomGraph, random_graph};
 use dlc::ir::shrink::shrink;
+use dlc::model::Options;
 use dlc::pass::{Control, Settings, Step, TABLE, run};
 use dlc::pipeline::{Level, graph_passes, lower_passes};
+use dlc::target::Target;
+
+use crate::place::{model, ran};
 
 /// How many graphs each test looks at.
 fn count(default: u64) -> u64 {
@@ -107,4 +112,102 @@ fn every_level_keeps_results() {
             check(&r, &steps, level == Level::O1);
         }
     }
+}
+
+/// What a compiled graph computes on a target, against the reference; text says what is wrong.
+fn runs_otherwise(r: &RandomGraph, target: &str, level: Level) -> Option<String> {
+    let target = Target::parse(target).ok()?;
+    let options = Options { target, level, ..Options::default() };
+    let expected = match r.expected() {
+        Ok(expected) => expected,
+        Err(error) => return Some(format!("the original does not evaluate: {error}")),
+    };
+    let run = || model(r, options).and_then(|model| ran(r, &model));
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
+        Ok(Ok(got)) => r.check(&expected, &got).err(),
+        Ok(Err(refused)) => Some(refused.to_string()),
+        Err(_) => Some("it panicked".into()),
+    }
+}
+
+/// Graphs of which a debug build could not prove the program, though it was right.
+const PROVED: [&str; 4] = [
+    // A reshape whose index map was taken apart by the axes of both shapes.
+    "graph reshaped(%x: f32[2, 5, 4]) {
+        %1: f32[5, 8] = reshape(%x) {shape = [5, 8]}
+        %2: f32[5, 2, 4] = relayout(%1) {axis = -1, block = 4}
+        %3: f32[2, 4, 5] = reshape(%x) {shape = [2, 4, 5]}
+        yield a = %2, b = %3
+    }",
+    // A load behind a guard of the remainder of its offset.
+    "graph shifted(%x: f32[4, 6]) {
+        %1: f32[4, 6] = cumprod(%x) {axis = -1, exclusive = true}
+        %2: f32[3, 4, 2] = reshape(%1) {shape = [3, 4, 2]}
+        yield y = %2
+    }",
+    // A row of a result that the round which writes it reads again,
+    "graph rows(%x: f32[5, 3], %y: f32[3]) {
+        %1: f32[3] = constant() {value = f32[3](0.25, 1.0, 1.875)}
+        %2: f32[3], %2#1: f32[5, 3] = scan(%1, %x; %y) {carries = 1, reverse = true} do (%2.x0: f32[3], %2.x1: f32[3]) {
+            %2.3: f32[3] = mul(%2.x1, %y)
+            %2.4: f32[3] = add(%2.x0, %2.3)
+            %2.5: f32[3] = add(%2.4, %2.x1)
+            yield %2.5, %2.4
+        }
+        yield y = %2#1
+    }",
+    // and one that a loop in the round writes.
+    "model nested(x: f32[4, 3, 2]) {
+        last, all = scan(x, init = zeros([2])) { |sum, row|
+            s, inner = scan(row, init = zeros([2])) { |t, v|
+                u = t + v
+                return u, u * 2
+            }
+            return sum + s + mean(inner, axis = 0), inner
+        }
+        return last, all
+    }",
+];
+
+#[test]
+fn programs_are_proved() {
+    for text in PROVED {
+        let graph = dlc::compile(text, &Options::default()).unwrap().source().clone();
+        let inputs = graph.inputs.iter().map(|id| {
+            let shape = graph.node(*id).results[0].shape.concrete().unwrap();
+            let n = shape.iter().product::<usize>();
+            let values: Vec<f32> = (0..n).map(|k| (k * 37 % 101) as f32 / 64.0 - 0.75).collect();
+            Tensor::from_slice(&shape, &values)
+        });
+        let env = Env { inputs: inputs.collect(), ..Env::default() };
+        let slack = vec![1e-4; graph.outputs.len()];
+        let r = RandomGraph { graph, env, slack };
+        for level in [Level::O0, Level::O1, Level::O2, Level::O3] {
+            let wrong = runs_otherwise(&r, "cpu:interpreter", level);
+            assert_eq!(wrong, None, "{level:?}: {text}");
+        }
+    }
+}
+
+/// All levels, in turn on the interpreter and as machine code. `DLC_RANDOM_FROM` is the first seed.
+#[test]
+fn compiled_graphs_keep_results() {
+    let from = std::env::var("DLC_RANDOM_FROM").ok().and_then(|n| n.parse().ok()).unwrap_or(5000);
+    let targets =
+        if cfg!(feature = "cpu") { ["cpu:interpreter", "cpu"] } else { ["cpu:interpreter"; 2] };
+    let mut failures = vec![];
+    for seed in from..from + count(12) {
+        let r = random_graph(seed, &Limits::default());
+        for level in [Level::O0, Level::O1, Level::O2, Level::O3] {
+            for target in targets {
+                let Some(_) = runs_otherwise(&r, target, level) else { continue };
+                let mut still = |r: &RandomGraph| runs_otherwise(r, target, level).is_some();
+                let small = shrink(r.clone(), &mut still, 400);
+                let why = runs_otherwise(&small, target, level).unwrap_or_default();
+                let text = print_graph(&small.graph).text;
+                failures.push(format!("seed {seed}, {target}, {level:?}: {why}\n{text}"));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{} fail\n{}", failures.len(), failures.join("\n"));
 }

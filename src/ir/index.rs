@@ -184,11 +184,14 @@ impl Expr {
         out.joined()
     }
 
-    /// `⌊e / d⌋ · (d · s) + (e mod d) · s = e · s`.
+    /// `⌊e / d⌋ · (d · s) + (e mod d) · s = e · s`. Of a quotient `e = ⌊f / k⌋`, `⌊e / d⌋ = ⌊f / (k · d)⌋`.
     fn joined(self) -> Expr {
         for (term, c) in &self.terms {
             let Term::Mod(inner, d) = term else { continue };
-            let quotient = Term::FloorDiv(inner.clone(), *d);
+            let quotient = match (&inner.terms[..], inner.constant) {
+                ([(Term::FloorDiv(f, k), 1)], 0) => Term::FloorDiv(f.clone(), k * d),
+                _ => Term::FloorDiv(inner.clone(), *d),
+            };
             if self.terms.iter().any(|(t, k)| *t == quotient && *k == c * d) {
                 let rest = self.terms.iter().filter(|(t, _)| t != term && *t != quotient);
                 let rest = Expr { constant: self.constant, terms: rest.cloned().collect() };
@@ -337,6 +340,13 @@ mod tests {
         let back = IndexMap::reshape(&[2, 3, 4], &[2, 12]);
         assert_eq!(eval(&back, &[1, 7]), [1, 1, 3]);
         assert_eq!(m.then(&back, &[2, 3, 4]), IndexMap::identity(3));
+    }
+
+    #[test]
+    fn what_was_taken_apart_twice_is_joined() {
+        // An offset as [2, 5, 4] has it, put together again.
+        let m = IndexMap::reshape(&[2, 5, 4], &[40]);
+        assert_eq!(m.flatten(&[2, 5, 4]), Expr::axis(0));
     }
 
     #[test]

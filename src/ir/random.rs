@@ -17,7 +17,7 @@ use super::attr::{Attr, AttrKind};
 use super::eval::{Env, EvalCtx, Precision, Results, evaluate};
 use super::graph::{Graph, Loc, Node, Output, Value};
 use super::op::sample::{Rng, tensor};
-use super::op::{self, Arity, Op, OpCtx, OpError, OpRow, Sample};
+use super::op::{self, Arity, Op, OpCtx, OpError, OpRow, Sample, Tolerance};
 use super::{Builder, NodeId};
 use crate::base::{DType, Dim, Tensor, TensorType};
 
@@ -383,7 +383,7 @@ impl Generator<'_> {
         let (first, second) = (run(&|k| k.noisy[0].clone())?, run(&|k| k.noisy[1].clone())?);
         let mut twins: Vec<(Tensor, [Tensor; 2])> = vec![];
         for (e, (a, b)) in exact.into_iter().zip(first.into_iter().zip(second)) {
-            let noisy = [disturbed(&a, &mut self.rng), disturbed(&b, &mut self.rng)];
+            let noisy = [a, b].map(|t| disturbed(&t, op.row.tolerance, &mut self.rng));
             if noisy.iter().any(|n| !steady(&e, n, self.limits.magnitude)) {
                 return None;
             }
@@ -512,13 +512,17 @@ fn slack(known: &Known) -> f64 {
     4.0 * strayed.fold(0.0, f64::max) + noise(t.dtype()) / 10.0 * scale
 }
 
-/// The tensor with relative noise on floats.
-fn disturbed(t: &Tensor, rng: &mut Rng) -> Tensor {
+/// The tensor with noise on floats: relative, and what the op may be off by where its results are tiny.
+fn disturbed(t: &Tensor, tolerance: Tolerance, rng: &mut Rng) -> Tensor {
     let noise = noise(t.dtype());
     if noise == 0.0 {
         return t.clone();
     }
-    let mut value = |i: usize| t.get_f64(i) * (1.0 + noise * (2.0 * rng.unit() - 1.0));
+    let tiny = tolerance.abs * noise / self::noise(DType::F32);
+    let mut value = |i: usize| {
+        let v = t.get_f64(i);
+        v + (noise * v.abs() + tiny) * (2.0 * rng.unit() - 1.0)
+    };
     let data: Vec<f64> = (0..t.numel()).map(&mut value).collect();
     tensor(t.dtype(), t.shape(), &data)
 }

@@ -393,8 +393,11 @@ impl<'k> Ranges<'k> {
             return;
         }
         let Some(gap) = self.gap((op, a, b), truth) else { return };
-        let divided = self.of_dividend(&gap);
-        [Some(gap), divided].into_iter().flatten().for_each(|gap| self.suppose_gap(gap, assumed));
+        let (divided, whole) = (self.of_dividend(&gap), self.of_wholes(&gap));
+        [Some(gap), divided, whole]
+            .into_iter()
+            .flatten()
+            .for_each(|gap| self.suppose_gap(gap, assumed));
     }
 
     /// What a bound of a quotient says of what is divided: `⌊a / d⌋ ≤ c` is `a ≤ d · c + d - 1`, and
@@ -408,6 +411,20 @@ impl<'k> Ranges<'k> {
             -1 => Form::constant(constant).plus(-1, a),
             _ => None,
         }
+    }
+
+    /// What a lower bound that counts remainders says of what is divided, which is no less: from `s ≤ r`,
+    /// `r = a mod d` and `a ≥ 0` follows `s ≤ a`.
+    fn of_wholes(&self, gap: &Form) -> Option<Form> {
+        let mut whole = None;
+        for (v, c) in gap.terms.iter().filter(|(_, c)| **c < 0) {
+            let Some((Op::Rem, a, _)) = self.parts.get(v) else { continue };
+            if self.bounds(a).lo >= 0 {
+                let of = whole.unwrap_or_else(|| gap.clone());
+                whole = Some(of.plus(-c, &Form::atom(*v))?.plus(*c, a)?);
+            }
+        }
+        whole
     }
 
     /// Takes in that a form is at most 0.

@@ -223,11 +223,45 @@ impl Place {
 }
 
 /// One access of a step, for the comparison with other steps.
-struct Touch {
+struct Touch<'t> {
+    access: &'t Access,
+    /// How often the repeats around it run, the outermost first.
+    times: Vec<u64>,
     place: Place,
     step: usize,
     who: Who,
     writes: bool,
+}
+
+impl Touch<'_> {
+    /// Whether it reads, in each round of the repeat at `depth`, of what a write has put there in that round.
+    fn reads_in_round(&self, write: &Touch, depth: usize) -> bool {
+        let moves = |t: &Touch| (0..=depth).map(|d| t.moves(d)).collect::<Vec<_>>();
+        let value = matches!(self.access.expect, Expect::Value(_));
+        let (mine, theirs) = (self.within(depth), write.within(depth));
+        !self.writes
+            && value
+            && self.access.expect == write.access.expect
+            && self.access.buffer == write.access.buffer
+            && moves(self) == moves(write)
+            && theirs.0 <= mine.0
+            && mine.1 <= theirs.1
+    }
+
+    fn moves(&self, depth: usize) -> i64 {
+        self.access.steps.get(depth).copied().unwrap_or(0)
+    }
+
+    /// The first byte and the end of what it touches in the first round at `depth`, in its buffer.
+    fn within(&self, depth: usize) -> (i128, i128) {
+        let start = i128::from(self.access.offset);
+        let (mut low, mut high) = (start, start + i128::from(self.access.bytes));
+        for (d, times) in self.times.iter().enumerate().skip(depth + 1) {
+            let reach = i128::from(self.moves(d)) * i128::from(times.saturating_sub(1));
+            (low, high) = (low + reach.min(0), high + reach.max(0));
+        }
+        (low, high)
+    }
 }
 
 struct Checker<'a> {
@@ -429,8 +463,10 @@ impl Checker<'_> {
         }
     }
 
-    /// A hull that is written round by round belongs to that access alone.
+    /// A hull that is written round by round belongs to that access alone, and to reads of what it wrote in
+    /// the same round: the innermost of the rounds at hand.
     fn owned(&mut self, body: &[Wave]) {
+        let depth = self.rounds.len() - 1;
         let mut touches = vec![];
         for step in body.iter().flatten() {
             // Every access counts as a step of its own.
@@ -444,7 +480,9 @@ impl Checker<'_> {
             (0..touches.len()).filter(|&i| touches[i].writes && touches[i].place.moves).collect();
         for i in moving {
             let mine = &touches[i];
-            let other = touches.iter().find(|t| t.step != mine.step && t.place.meets(&mine.place));
+            let meets = |t: &&Touch| t.step != mine.step && t.place.meets(&mine.place);
+            let mut others = touches.iter().filter(meets);
+            let other = others.find(|t| !t.reads_in_round(mine, depth));
             if let Some(other) = other {
                 let (first, second, at) = (mine.who, other.who, mine.place.text());
                 self.fault(Fault::Race { first, second, at });
@@ -453,10 +491,11 @@ impl Checker<'_> {
     }
 
     /// Everything that a step touches, repeats and branches included.
-    fn touches(&mut self, step: &Step, index: usize, out: &mut Vec<Touch>) {
-        let mut add = |checker: &mut Self, who, a: &Access, writes| {
-            if let Some(place) = checker.locate(who, a) {
-                out.push(Touch { place, step: index, who, writes });
+    fn touches<'t>(&mut self, step: &'t Step, index: usize, out: &mut Vec<Touch<'t>>) {
+        let mut add = |checker: &mut Self, who, access: &'t Access, writes| {
+            if let Some(place) = checker.locate(who, access) {
+                let times = checker.rounds.iter().map(|(times, _)| *times).collect();
+                out.push(Touch { access, times, place, step: index, who, writes });
             }
         };
         match step {

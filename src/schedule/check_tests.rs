@@ -315,6 +315,44 @@ fn side_by_side_for_every_number_of_threads() {
     assert_eq!(check(&trace), Ok(()));
 }
 
+/// A row of the output is written in each round by a repeat inside, and read in whole behind it.
+#[test]
+fn rows_are_read_in_the_round_that_writes_them() {
+    let access = |value: u32, buffer: usize, (offset, bytes): (u64, u64), steps: &[i64]| Access {
+        skip: offset,
+        offset,
+        steps: steps.to_vec(),
+        ..Access::whole(ValueId(value), buffer, bytes)
+    };
+    let launch = |id: u32, reads: Vec<Access>, writes: Vec<Access>| {
+        Step::Launch(Launch { id: LaunchId(id), reads, writes, in_place: vec![] })
+    };
+    let trace = |read: Access, last: usize| {
+        let writes = launch(0, vec![], vec![access(0, 0, (0, 64), &[256, 64])]);
+        let inner = Step::Repeat { times: 4, body: vec![vec![writes]] };
+        let reads = launch(1, vec![read], vec![access(1, 1, (0, 64), &[])]);
+        let mut body = vec![vec![inner], vec![reads]];
+        body.rotate_left(last);
+        let home = |space, bytes| Home { space, start: 0, bytes };
+        Trace {
+            arena_bytes: 64,
+            homes: vec![home(Space::Output(0), 768), home(Space::Arena, 64)],
+            start: vec![],
+            body: vec![vec![Step::Repeat { times: 3, body }]],
+            end: vec![access(0, 0, (0, 768), &[])],
+        }
+    };
+    let row = access(0, 0, (0, 256), &[256]);
+    assert_eq!(check(&trace(row.clone(), 0)), Ok(()));
+    assert_eq!(check(&trace(access(0, 0, (64, 128), &[256, 0]), 0)), Ok(()));
+    // Before it is written; the first row in each round; beyond the row; the value of the round before.
+    assert!(check(&trace(row.clone(), 1)).is_err());
+    assert!(check(&trace(access(0, 0, (0, 256), &[]), 0)).is_err());
+    assert!(check(&trace(access(0, 0, (64, 256), &[256]), 0)).is_err());
+    let expect = Expect::Carried { first: ValueId(0), then: ValueId(0), depth: 0 };
+    assert!(check(&trace(Access { expect, ..row }, 0)).is_err());
+}
+
 /// `h := f(h, x[i])` over four slices, then `y = g(h)`; `h` starts as value 0 (the input).
 fn recurrence(order: [usize; 2]) -> Trace {
     let slice = |value: u32, buffer: usize| Access {

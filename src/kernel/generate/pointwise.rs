@@ -27,74 +27,74 @@ const MANY: i64 = 1 << 18;
 pub fn build(nest: &Nest, machine: &Machine, b: &mut KernelBuilder, slots: &[Buf]) {
     let mut inline = nest.clone();
     inline.stages.iter_mut().for_each(|s| s.keep = Keep::Inline);
-    let axes = nest.stages[nest.outs[0].stage as usize].axes.clone();
-    let axes = merged_axes(&inline, &axes);
-    let resolved = resolve_outs(&inline, &axes);
-    let p = Pointwise {
-        nest: &inline,
-        slots,
-        body: &resolved.0,
-        outs: &resolved.1,
-        rank: axes.extents.len(),
-    };
-    p.emit(b, machine, &axes.extents);
+    let mut all = Results::of(&inline);
+    all.merge_axes();
+    let (body, outs, rank) = (&all.body, &all.outs[..], all.extents.len());
+    Pointwise { nest: &inline, slots, body, outs, rank }.emit(b, machine, &all.extents);
 }
 
-/// Loop axes, and each axis of the stages as an expression over them.
-struct Axes {
+/// All results in one body, with their positions and offsets over the loop axes.
+struct Results {
+    body: Resolved,
+    outs: Vec<(u32, Expr)>,
     extents: Vec<i64>,
-    point: Vec<Expr>,
 }
 
-/// Merges neighbours as long as no access tells them apart.
-fn merged_axes(nest: &Nest, axes: &[i64]) -> Axes {
-    let identity = |n: usize| (0..n).map(Expr::axis).collect::<Vec<_>>();
-    let mut current = Axes { extents: axes.to_vec(), point: identity(axes.len()) };
-    let mut i = 0;
-    while i + 1 < current.extents.len() {
-        let (outer, inner) = (current.extents[i], current.extents[i + 1]);
-        let (body, outs) = resolve_outs(nest, &current);
+impl Results {
+    fn of(nest: &Nest) -> Results {
+        let extents = nest.stages[nest.outs[0].stage as usize].axes.clone();
+        let point: Vec<Expr> = (0..extents.len()).map(Expr::axis).collect();
+        let mut body = Resolved::default();
+        let result = |out: &Out| {
+            let value = resolve(nest, out.stage, &point, &extents, &mut body);
+            (value, out.at.clone())
+        };
+        let outs = nest.outs.iter().map(result).collect();
+        Results { body, outs, extents }
+    }
+
+    /// Merges neighbours as long as no access tells them apart. Offsets are rewritten as they are: those
+    /// that are equal before, as of a result in the place of an operand, stay so.
+    fn merge_axes(&mut self) {
+        let mut i = 0;
+        while i + 1 < self.extents.len() {
+            if !self.in_step(i) {
+                i += 1;
+                continue;
+            }
+            let (rank, inner) = (self.extents.len(), self.extents[i + 1]);
+            self.extents[i] *= inner;
+            self.extents.remove(i + 1);
+            let extents = &self.extents;
+            let by: Vec<Expr> = (0..rank)
+                .map(|k| match k {
+                    k if k < i => Expr::axis(k),
+                    k if k == i => Expr::axis(i).floor_div(inner.max(1), extents),
+                    k if k == i + 1 => Expr::axis(i).modulo(inner.max(1), extents),
+                    k => Expr::axis(k - 1),
+                })
+                .collect();
+            self.body = self.body.map(|e| e.substitute(&by, extents));
+            self.outs.iter_mut().for_each(|(_, at)| *at = at.substitute(&by, extents));
+        }
+    }
+
+    /// Whether every access walks through an axis and the next one as if they were one.
+    fn in_step(&self, i: usize) -> bool {
+        let (outer, inner) = (self.extents[i], self.extents[i + 1]);
         let in_step = |e: &Expr| match (e.stride(i), e.stride(i + 1)) {
             (Some(a), Some(b)) => outer == 1 || inner == 1 || a == b * inner,
             _ => !e.mentions(i) && !e.mentions(i + 1),
         };
-        let mergeable = outs.iter().all(|(_, at)| in_step(at))
-            && body.leaves.iter().all(|l| match l {
+        self.outs.iter().all(|(_, at)| in_step(at))
+            && self.body.leaves.iter().all(|l| match l {
                 Leaf::Slot { at, .. } => in_step(at),
                 Leaf::Stage { at, .. } => at.iter().all(in_step),
                 Leaf::Axis(e) => in_step(e),
                 Leaf::Guarded { guards, .. } => guards.iter().all(|g| in_step(&g.expr)),
                 Leaf::Const(_) | Leaf::Fn(..) => true,
-            });
-        if !mergeable {
-            i += 1;
-            continue;
-        }
-        let mut extents = current.extents.clone();
-        extents.splice(i..i + 2, [outer * inner]);
-        let by: Vec<Expr> = (0..current.extents.len())
-            .map(|k| match k {
-                k if k < i => Expr::axis(k),
-                k if k == i => Expr::axis(i).floor_div(inner.max(1), &extents),
-                k if k == i + 1 => Expr::axis(i).modulo(inner.max(1), &extents),
-                k => Expr::axis(k - 1),
             })
-            .collect();
-        let point = current.point.iter().map(|e| e.substitute(&by, &extents)).collect();
-        current = Axes { extents, point };
     }
-    current
-}
-
-/// All results in one body, with their positions and offsets over the loop axes.
-fn resolve_outs(nest: &Nest, axes: &Axes) -> (Resolved, Vec<(u32, Expr)>) {
-    let mut resolved = Resolved::default();
-    let mut outs = vec![];
-    for Out { stage, at, .. } in &nest.outs {
-        let value = resolve(nest, *stage, &axes.point, &axes.extents, &mut resolved);
-        outs.push((value, at.substitute(&axes.point, &axes.extents)));
-    }
-    (resolved, outs)
 }
 
 struct Pointwise<'a> {
