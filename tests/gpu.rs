@@ -2,6 +2,7 @@
 //! `tools/lavapipe.sh` fetches one. Without an adapter there is nothing to test, unless `DLC_TEST_GPU`
 //! is set.
 
+mod attention;
 mod errors;
 
 use dlc::base::tensor::Element;

@@ -210,6 +210,25 @@ fn of_examples_are_valid() {
     assert!(seen.counts()[0] > 50, "{:?}", seen.counts());
 }
 
+/// Attention of few and many rows, of small and large heads, is printed into its template.
+#[test]
+fn of_attention_are_valid() {
+    let mut seen = Seen::default();
+    for (dtype, depth) in [("f32", 8), ("f32", 64), ("f16", 128), ("f32", 256)] {
+        for rows in [1, 100] {
+            let text = format!(
+                "model m(q: {dtype}[2, 4, {rows}, {depth}], k: {dtype}[2, 2, 300, {depth}], \
+                 mask: bool[{rows}, 300]) {{ return attention(q, k, k, mask) }}"
+            );
+            let model = dlc::compile(&text, &Options::default()).unwrap();
+            seen.graph(model.graph().unwrap(), Level::O2).unwrap_or_else(|e| panic!("{text}: {e}"));
+        }
+    }
+    let templates = |of: &BTreeSet<String>| of.iter().filter(|s| s.contains("fn score(")).count();
+    assert_eq!(templates(&seen.sources[0]), 8);
+    assert!(templates(&seen.sources[3]) > 0);
+}
+
 /// The check can fail: for the syntax, for types, and for features.
 #[test]
 fn broken_ones_are_refused() {

@@ -60,7 +60,7 @@ impl KernelBuilder {
             scratch: vec![],
             types: vec![],
             body: Region::default(),
-            product: None,
+            pattern: None,
         };
         let mut b = KernelBuilder {
             kernel,

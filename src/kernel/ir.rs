@@ -11,7 +11,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::product::Product;
+use super::pattern::Pattern;
 use crate::base::DType;
 use crate::base::machine::Numerics;
 use crate::ir::scalar::Combine;
@@ -378,9 +378,9 @@ pub struct Kernel {
     pub types: Vec<Ty>,
     #[serde(skip)]
     pub body: Region,
-    /// The same as a product of matrices, where it is one and the machine may have a template for it.
+    /// What the whole is, where the machine may have a template for it.
     #[serde(skip)]
-    pub product: Option<Box<Product>>,
+    pub pattern: Option<Pattern>,
 }
 
 impl Kernel {

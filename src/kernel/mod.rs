@@ -1,5 +1,6 @@
 //! Nests and kernels: what one fusion group computes, and how.
 
+pub mod attention;
 pub mod build;
 pub mod emit;
 pub mod eval;
@@ -9,6 +10,7 @@ pub mod legalize;
 pub mod math;
 pub mod nest;
 pub mod parse;
+pub mod pattern;
 pub mod print;
 pub mod product;
 pub mod random;

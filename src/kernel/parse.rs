@@ -41,7 +41,7 @@ pub fn parse_kernel(text: &str) -> Result<Kernel, ParseError> {
     let Some(pair) = pairs.next() else { return Err(error((1, 1), "no kernel")) };
     let mut builder = Builder {
         kernel: Kernel {
-            product: None,
+            pattern: None,
             name: String::new(),
             numerics: Numerics::Separate,
             grid: [1; 3],

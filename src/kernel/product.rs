@@ -1,9 +1,8 @@
 //! A kernel as a product of matrices, for targets that have a template for these.
 //!
 //! `finish(Σ_k left[g, m, k] · right[g, k, n])` for every group `g`, row `m` and column `n`. What is read as an
-//! operand and what is made of the sums is said by kernels of their own, as if all three matrices were
-//! stored: a template calls them in the place of those loads and stores. So they print, are verified and
-//! can be run like every other kernel.
+//! operand and what is made of the sums is said by its parts (`pattern`), as if all three matrices were
+//! stored: a template calls them in the place of those loads and stores.
 //!
 //! Invariant: the kernels' last parameter is a matrix over their grid (innermost coordinate, outer one,
 //! group), row-major; operands store each of its elements once, a few that follow each other at each point, and

@@ -1,5 +1,7 @@
 //! From a bound graph to a Program: placement, fusion, layout, order, memory.
 
+#[cfg(test)]
+mod attention_tests;
 pub mod build;
 pub mod check;
 mod check_memory;

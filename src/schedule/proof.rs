@@ -20,8 +20,8 @@ pub fn prove(program: &Program) -> Result<(), Vec<Diagnostic>> {
     for fault in check_program(program).err().unwrap_or_default() {
         found.push(internal(format!("the memory plan is unsound: {fault}")));
     }
-    let products = program.kernels.iter().filter_map(|k| k.product.as_ref());
-    let parts = products.flat_map(|p| [&p.left.kernel, &p.right.kernel, &p.finish]);
+    let patterns = program.kernels.iter().filter_map(|k| k.pattern.as_ref());
+    let parts = patterns.flat_map(|p| p.parts());
     for fault in program.kernels.iter().chain(parts).filter_map(|k| verify(k).err()) {
         found.push(internal(fault.to_string()));
     }

@@ -6,9 +6,11 @@
 //! at the machine and never change a bit.
 
 mod anchored;
+pub mod attention;
 pub mod contract;
 mod group;
 pub mod loops;
+mod matrices;
 mod ordered;
 mod pointwise;
 pub mod reduce;
@@ -21,6 +23,7 @@ pub mod winograd;
 
 use super::ir::Kernel;
 use super::nest::Nest;
+use super::pattern::Pattern;
 use crate::base::machine::Machine;
 
 pub struct GenRow {
@@ -70,7 +73,14 @@ pub fn build(nest: &Nest, machine: &Machine) -> (Kernel, &'static str) {
         .find_map(|row| Some(((row.build)(nest, machine)?, row.name)))
         .expect("the loop generator takes every nest");
     if machine.in_step() {
-        kernel.product = contract::product(nest, machine).map(Box::new);
+        kernel.pattern = pattern(nest, machine);
     }
     (kernel, name)
+}
+
+/// What a nest computes as a whole, where there may be a template for it.
+fn pattern(nest: &Nest, machine: &Machine) -> Option<Pattern> {
+    let product = || contract::product(nest, machine).map(|p| Pattern::Product(Box::new(p)));
+    let attention = || attention::attention(nest, machine);
+    product().or_else(|| attention().map(|a| Pattern::Attention(Box::new(a))))
 }

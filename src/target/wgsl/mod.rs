@@ -12,6 +12,7 @@
 //!   parameters whose elements overlap share one.
 //! - The scratch of an invocation is private where it is small, else its part of a buffer.
 
+mod attention;
 mod expr;
 mod group;
 mod product;
@@ -26,11 +27,11 @@ use crate::base::machine::Numerics;
 use crate::kernel::ir::{Kernel, Param, Scope};
 use crate::kernel::legalize::{Form, legalize_to};
 use crate::kernel::math::Means;
-use crate::kernel::product::{Operand, Product};
+use crate::kernel::pattern::Pattern;
 use group::Group;
-use product::Template;
 pub use product::{Coop, all_coop_tiles};
 use stmt::Role;
+use template::Filled;
 use wide::wide;
 
 /// Invocations of a workgroup.
@@ -184,45 +185,46 @@ pub fn shader(
     arguments: &Arguments,
     features: Features,
 ) -> Result<Shader, Refused> {
-    let template = kernel.product.as_ref().and_then(|p| Some((p, product::choose(p, &features)?)));
-    match template {
-        Some((product, template)) => by_template(kernel, arguments, (product, template), features),
+    let filled = kernel.pattern.as_ref().and_then(|pattern| match pattern {
+        Pattern::Product(p) => product::filled(p, &features),
+        Pattern::Attention(a) => attention::filled(a, &features),
+    });
+    match filled {
+        Some(filled) => by_template(kernel, arguments, &filled, features),
         None => by_points(kernel, arguments, features),
     }
 }
 
-/// One that computes a product in tiles.
+/// One that computes in tiles.
 fn by_template(
     kernel: &Kernel,
     arguments: &Arguments,
-    (product, template): (&Product, Template),
+    filled: &Filled,
     features: Features,
 ) -> Result<Shader, Refused> {
-    let matrix = kernel.params.len() as u16;
     let mut functions = String::new();
-    let operand = |o: &Operand| Role::Operand { matrix, lanes: o.lanes };
-    let parts = [
-        ("left", &product.left.kernel, operand(&product.left)),
-        ("right", &product.right.kernel, operand(&product.right)),
-        ("finish", &product.finish, Role::Finish { matrix }),
-    ];
-    let parts = parts.map(|(name, part, role)| (name, legalize_to(part, form(features)), role));
-    let bound = Params::of(&parts.each_ref().map(|(_, part, _)| part), arguments);
+    let legal = |(name, part, role): &(&'static str, &Kernel, Role)| {
+        (*name, legalize_to(part, form(features)), *role)
+    };
+    let parts: Vec<(&str, Kernel, Role)> = filled.parts.iter().map(legal).collect();
+    let kernels: Vec<&Kernel> = parts.iter().map(|(_, part, _)| part).collect();
+    let bound = Params::of(&kernels, arguments);
     for (name, part, role) in &parts {
         check(part, features)?;
         stmt::part(part, &bound, name, *role, &mut functions);
     }
-    let params = &parts[0].1.params[..kernel.params.len()];
+    // Matrices follow the parameters.
+    let params = parts.first().map_or(&[][..], |(_, part, _)| &part.params[..kernel.params.len()]);
     let mut source = String::new();
     let mut bindings = declare_params(params, &bound, &mut source);
     let at = bindings.len();
     bindings.push(declare_bases(at, kernel.params.len(), &mut source));
     declare_helpers(&functions, features, &mut source);
     source.push_str(&functions);
-    source.push_str(&template.text(product));
-    let (workgroup, groups) = (template.invocations(), template.tiles(product));
-    let source = format!("{}{}{source}", enables(&source, features), template.enables());
-    let (name, coop) = (kernel.name.clone(), template.coop());
+    source.push_str(&filled.text);
+    let source = format!("{}{}{source}", enables(&source, features), filled.enables);
+    let (name, coop) = (kernel.name.clone(), filled.coop);
+    let (workgroup, groups) = (filled.invocations, filled.tiles);
     Ok(Shader { name, source, bindings, workgroup, groups, coop })
 }
 

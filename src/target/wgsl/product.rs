@@ -5,7 +5,8 @@
 
 use std::fmt::Write;
 
-use super::template::{Holes, Values};
+use super::stmt::Role;
+use super::template::{Filled, Holes, Values};
 use super::{Features, Matmul, Matrices};
 use crate::kernel::product::{Operand, Product};
 
@@ -15,11 +16,11 @@ const COOP: &str = include_str!("../../../kernels/matmul_coop.wgsl");
 /// Rows and columns from which a product is worth tiles, and steps.
 const LEAST: (u32, u32) = (8, 4);
 /// Invocations that keep a device busy.
-const BUSY: f64 = 65536.0;
+pub const BUSY: f64 = 65536.0;
 
 /// How a product is computed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Template {
+enum Template {
     Tiled(Tiled),
     Coop(Coop),
 }
@@ -148,7 +149,26 @@ fn count(p: &Product, (rows, columns): (u32, u32)) -> (u64, u32, u32) {
 }
 
 /// The template for a product; `None` where the kernel's own loops do better, or nothing fits.
-pub fn choose(p: &Product, features: &Features) -> Option<Template> {
+pub fn filled<'k>(p: &'k Product, features: &Features) -> Option<Filled<'k>> {
+    let template = choose(p, features)?;
+    let matrix = p.finish.params.len() as u16 - 1;
+    let operand = |o: &Operand| Role::operand(matrix, o.lanes);
+    let finish = Role::Part { matrix, takes: &["sum"], lanes: None };
+    Some(Filled {
+        parts: vec![
+            ("left", &p.left.kernel, operand(&p.left)),
+            ("right", &p.right.kernel, operand(&p.right)),
+            ("finish", &p.finish, finish),
+        ],
+        text: template.text(p),
+        enables: template.enables(),
+        invocations: template.invocations(),
+        tiles: count(p, template.extent()).0,
+        coop: template.coop(),
+    })
+}
+
+fn choose(p: &Product, features: &Features) -> Option<Template> {
     let worth = p.rows.min(p.columns) >= LEAST.0 && p.steps >= LEAST.1;
     let whole = p.groups > 0 && p.rows > 0 && p.columns > 0 && p.steps > 0;
     let forced = features.matmul != Matmul::Auto;
@@ -204,16 +224,11 @@ fn cheapest<T: Copy>(
 }
 
 impl Template {
-    pub fn invocations(&self) -> u32 {
+    fn invocations(&self) -> u32 {
         match self {
             Template::Tiled(t) => t.invocations(),
             Template::Coop(c) => c.invocations(),
         }
-    }
-
-    /// Workgroups that have a tile each.
-    pub fn tiles(&self, p: &Product) -> u64 {
-        count(p, self.extent()).0
     }
 
     /// Rows and columns of a tile.
@@ -224,7 +239,7 @@ impl Template {
         }
     }
 
-    pub fn coop(&self) -> Option<Coop> {
+    fn coop(&self) -> Option<Coop> {
         match self {
             Template::Tiled(_) => None,
             Template::Coop(c) => Some(*c),
@@ -232,7 +247,7 @@ impl Template {
     }
 
     /// What the shader enables.
-    pub fn enables(&self) -> &'static str {
+    fn enables(&self) -> &'static str {
         match self {
             Template::Tiled(_) => "",
             Template::Coop(_) => "enable wgpu_cooperative_matrix;\n",
@@ -240,7 +255,7 @@ impl Template {
     }
 
     /// The text behind the declarations.
-    pub fn text(&self, p: &Product) -> String {
+    fn text(&self, p: &Product) -> String {
         let mut holes = Holes::default();
         let steps = match self {
             Template::Tiled(t) => t.steps,

@@ -13,21 +13,33 @@ use crate::kernel::ir::{Addr, Buf, Inst, Kernel, LaneOp, LoadMode, Op, Region, S
 pub enum Role {
     /// The whole shader.
     Entry,
-    /// A function of the grid point: the elements that would be stored in parameter `matrix`.
-    Operand { matrix: u16, lanes: u16 },
-    /// A function of the grid point and of the element that would be loaded from parameter `matrix`.
-    Finish { matrix: u16 },
+    /// A function of the grid point. Its arguments are the elements that would be loaded from parameters,
+    /// from `matrix` on; its result is what would be stored in the one behind those, so many elements.
+    Part { matrix: u16, takes: &'static [&'static str], lanes: Option<u16> },
 }
 
 impl Role {
-    /// Whether a store to this buffer is the function's result.
-    fn returns(self, buf: Buf) -> bool {
-        matches!(self, Role::Operand { matrix, .. } if buf == Buf::Param(matrix))
+    /// Of an operand's elements.
+    pub fn operand(matrix: u16, lanes: u16) -> Role {
+        Role::Part { matrix, takes: &[], lanes: Some(lanes) }
     }
 
-    /// Whether a load from this buffer is the function's argument.
-    fn takes(self, buf: Buf) -> bool {
-        matches!(self, Role::Finish { matrix } if buf == Buf::Param(matrix))
+    /// Whether a store to this buffer is the function's result.
+    fn returns(self, buf: Buf) -> bool {
+        match self {
+            Role::Entry | Role::Part { lanes: None, .. } => false,
+            Role::Part { matrix, takes, .. } => buf == Buf::Param(matrix + takes.len() as u16),
+        }
+    }
+
+    /// The argument that a load from this buffer is.
+    fn takes(self, buf: Buf) -> Option<&'static str> {
+        match (self, buf) {
+            (Role::Part { matrix, takes, .. }, Buf::Param(i)) => {
+                takes.get(i.checked_sub(matrix)? as usize).copied()
+            }
+            (Role::Entry, _) | (_, Buf::Scratch(_)) => None,
+        }
     }
 }
 
@@ -74,11 +86,10 @@ pub fn function(kernel: &Kernel, bound: &Params, group: Option<Group>, out: &mut
 
 /// A function of the grid point, for a template.
 pub fn part(kernel: &Kernel, bound: &Params, name: &str, role: Role, out: &mut String) {
-    let (more, result) = match role {
-        Role::Entry => unreachable!("a shader is no part"),
-        Role::Operand { lanes, .. } => ("", format!(" -> {}", expr::ty(Ty::of(DType::F32, lanes)))),
-        Role::Finish { .. } => (", sum: f32", String::new()),
-    };
+    let Role::Part { takes, lanes, .. } = role else { unreachable!("a shader is no part") };
+    let more: String = takes.iter().map(|name| format!(", {name}: f32")).collect();
+    let result = lanes.map(|n| format!(" -> {}", expr::ty(Ty::of(DType::F32, n))));
+    let result = result.unwrap_or_default();
     let _ = writeln!(out, "fn {name}(g0: i32, g1: i32, g2: i32{more}){result} {{");
     Printer::new(kernel, bound, role, out).region(&kernel.body);
     out.push_str("}\n");
@@ -309,8 +320,8 @@ impl Printer<'_> {
 
     fn load(&mut self, dst: Val, at: &Addr, mode: LoadMode) {
         let of = self.kernel.ty(dst);
-        if self.role.takes(at.buf) {
-            return self.define(dst, "sum");
+        if let Some(argument) = self.role.takes(at.buf) {
+            return self.define(dst, argument);
         }
         if self.in_fours(at.buf) {
             let vector = self.vector(at);

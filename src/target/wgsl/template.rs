@@ -6,6 +6,25 @@
 
 use std::collections::BTreeMap;
 
+use super::Coop;
+use super::stmt::Role;
+use crate::kernel::ir::Kernel;
+
+/// A template for a kernel, filled in.
+pub struct Filled<'k> {
+    /// Functions that it calls: their names, and what they compute.
+    pub parts: Vec<(&'static str, &'k Kernel, Role)>,
+    /// What stands behind the declarations and these functions.
+    pub text: String,
+    /// What the shader enables.
+    pub enables: &'static str,
+    /// Of a workgroup.
+    pub invocations: u32,
+    /// Workgroups that have a tile each.
+    pub tiles: u64,
+    pub coop: Option<Coop>,
+}
+
 /// Values by name.
 pub type Values = BTreeMap<&'static str, String>;
 
