@@ -190,6 +190,7 @@ fn kernel(text: &str, steps: &[&str]) -> String {
                     masked: false,
                     packed: true,
                     means: Means { scales: false, double: true },
+                    short: false,
                     half: false,
                 };
                 legalize_to(&kernel, form)

@@ -169,6 +169,21 @@ fn wide(program: &Program, features: Features) -> bool {
         && (program.kernels.iter().any(of) || ops.any(|op| op == "cast"))
 }
 
+/// Places are compared without 64-bit integers: causal attention has shaders on every adapter.
+#[test]
+fn of_causal_attention_need_no_wide_types() {
+    for keys in [4, 96] {
+        let shape = format!("f32[2, 4, {keys}, 16]");
+        let text = format!(
+            "model m(q: {shape}, k: {shape}, v: {shape}) {{ return attention(q, k, v, causal = true) }}"
+        );
+        let graph = dlc::compile(&text, &Options::default()).unwrap().graph().unwrap().clone();
+        let mut seen = Seen::default();
+        seen.graph(&graph, Level::O2).unwrap();
+        assert_eq!(seen.refused, [0; 4], "{keys} keys");
+    }
+}
+
 /// The walk of the op table at one level.
 fn ops(level: Level) {
     let seen = RefCell::new(Seen::default());

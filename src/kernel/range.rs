@@ -32,7 +32,8 @@ impl Interval {
         Interval { lo, hi }
     }
 
-    fn of(dtype: DType) -> Interval {
+    /// What an integer of the type may be.
+    pub fn of(dtype: DType) -> Interval {
         let bits = 8 * dtype.bytes() as u32;
         match dtype {
             DType::Bool => Interval::new(0, 1),
@@ -45,7 +46,8 @@ impl Interval {
         Interval::new(self.lo.min(other.lo), self.hi.max(other.hi))
     }
 
-    fn within(self, other: Interval) -> bool {
+    /// Whether the other one holds all of it.
+    pub fn within(self, other: Interval) -> bool {
         other.lo <= self.lo && self.hi <= other.hi
     }
 }

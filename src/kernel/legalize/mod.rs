@@ -1,7 +1,7 @@
 //! From any CPU kernel to one that an emitter can print instruction by instruction.
 //!
 //! Legalizing changes no bit of a result. Its steps: [`expand_math`] (transcendental functions
-//! as polynomials, which define these functions), [`widen()`] (narrow elements as i32), [`split()`] (vectors as registers), and
+//! as polynomials, which define these functions), [`narrow()`] where wanted (i64 as i32), [`widen()`] (narrow elements as i32), [`split()`] (vectors as registers), and
 //! removal of what nobody uses.
 //!
 //! # What an emitter must support
@@ -35,13 +35,17 @@
 //! memory, gathers and folds do not occur.
 
 mod memory;
+mod narrow;
 mod split;
 #[cfg(test)]
 mod tests;
 mod widen;
 
+pub use narrow::narrow;
 pub use split::split;
 pub use widen::widen;
+
+use std::borrow::Cow;
 
 use super::ir::Kernel;
 use super::math::{Means, expand_math};
@@ -61,6 +65,8 @@ pub struct Form {
     pub packed: bool,
     /// What mathematical functions may be made of.
     pub means: Means,
+    /// i64 that are known to hold 32 bits are computed as i32.
+    pub short: bool,
     /// Elements of f16 are loaded, stored and converted to and from f32.
     pub half: bool,
 }
@@ -76,6 +82,7 @@ impl Form {
             masked: vector_bytes > 16,
             packed: true,
             means: Means { scales, double: true },
+            short: false,
             half: false,
         }
     }
@@ -97,5 +104,7 @@ pub fn legalize(kernel: &Kernel, machine: &Machine) -> Kernel {
 
 /// The kernel in a given legal form.
 pub fn legalize_to(kernel: &Kernel, form: Form) -> Kernel {
-    dce(split(&widen(&expand_math(kernel, form.means), form.half), form))
+    let kernel = expand_math(kernel, form.means);
+    let kernel = if form.short { Cow::Owned(narrow(&kernel).into_owned()) } else { kernel };
+    dce(split(&widen(&kernel, form.half), form))
 }

@@ -24,6 +24,7 @@ fn forms() -> impl Iterator<Item = Form> {
         masked,
         packed,
         means: Means { scales: vector_bytes == 64, double: true },
+        short: false,
         half: false,
     })
 }
@@ -48,7 +49,8 @@ fn legal_kernels_have_the_same_bits() {
         let kernel = random_kernel(seed, numerics, Limits { size: 40, math: false });
         check_types(&kernel).unwrap();
         assert_same(&kernel, &widen(&kernel, false), seed);
-        for form in forms() {
+        let short = forms().take(1).map(|form| Form { short: true, ..form });
+        for form in forms().chain(short) {
             let legal = legalize_to(&kernel, form);
             assert_legal(&legal, form);
             assert_same(&kernel, &legal, seed);
@@ -166,6 +168,7 @@ fn what_fits_is_not_split() {
         masked: false,
         packed: false,
         means: Means { scales: false, double: true },
+        short: false,
         half: false,
     };
     assert_eq!(legalize_to(&kernel, form(32)), dce(kernel.clone()));
@@ -197,4 +200,41 @@ fn plain_kernels_are_not_widened() {
     assert!(!borrowed(&kernel(DType::F32, 1)));
     assert!(!borrowed(&kernel(DType::I8, 8)));
     assert!(!borrowed(&kernel(DType::BF16, 8)));
+}
+
+/// What is computed of coordinates needs no i64; what is loaded stays one.
+#[test]
+fn small_integers_are_narrow() {
+    use crate::kernel::build::KernelBuilder;
+    let kernel = |factor: i64| {
+        let mut b = KernelBuilder::new("k", Numerics::Separate);
+        let x = b.param("x", DType::I64, 8, Access::Read);
+        let y = b.param("y", DType::F32, 8, Access::Write);
+        b.set_grid([8, 1, 1]);
+        let g = b.grid(0);
+        let place = b.convert(g, DType::I64);
+        let ty = Ty::Scalar(DType::I64);
+        let [c, three] = [factor, 3].map(|n| b.constant(ty, Lit::int(DType::I64, n)));
+        let scaled = b.op(Op::Mul, &[place, c]);
+        let rest = b.op(Op::Rem, &[scaled, three]);
+        let read = b.load(Addr { buf: x, base: g, plus: 0 }, 1);
+        let (less, few) = (b.op(Op::Lt, &[rest, three]), b.op(Op::Lt, &[place, three]));
+        let picked = b.op(Op::Select, &[few, scaled, rest]);
+        let sum = b.op(Op::Add, &[read, picked]);
+        let either = b.op(Op::Select, &[less, sum, read]);
+        let v = b.convert(either, DType::F32);
+        b.store(Addr { buf: y, base: g, plus: 0 }, v);
+        b.finish()
+    };
+    // Values of i64 that are left: the loaded one, the sum and the choice with it, and what it adds; where the
+    // factor is large, also what it is computed of.
+    for (factor, long) in [(5, 4), (1 << 40, 9)] {
+        let kernel = kernel(factor);
+        let form = Form { short: true, ..forms().next().unwrap() };
+        let narrow = legalize_to(&kernel, form);
+        let plain = legalize_to(&kernel, Form { short: false, ..form });
+        assert_same(&plain, &narrow, 7);
+        let is_long = |ty: &&Ty| **ty == Ty::Scalar(DType::I64);
+        assert_eq!(narrow.types.iter().filter(is_long).count(), long);
+    }
 }

@@ -148,7 +148,7 @@ fn form(features: Features) -> Form {
     let (vector_bytes, half) = (16, features.half);
     // f64 is slow on most GPUs, if they have it.
     let means = Means { scales: false, double: false };
-    Form { vector_bytes, narrowest: 16, masked: false, packed: false, means, half }
+    Form { vector_bytes, narrowest: 16, masked: false, packed: false, means, short: true, half }
 }
 
 /// What is known of the buffers that a kernel is called with.
