@@ -395,11 +395,9 @@ impl<'k> Ranges<'k> {
             return;
         }
         let Some(gap) = self.gap((op, a, b), truth) else { return };
-        let (divided, whole) = (self.of_dividend(&gap), self.of_wholes(&gap));
-        [Some(gap), divided, whole]
-            .into_iter()
-            .flatten()
-            .for_each(|gap| self.suppose_gap(gap, assumed));
+        let (divided, wholes) = (self.of_dividend(&gap), self.of_wholes(&gap));
+        let all = [Some(gap), divided].into_iter().flatten().chain(wholes);
+        all.for_each(|gap| self.suppose_gap(gap, assumed));
     }
 
     /// What a bound of a quotient says of what is divided: `⌊a / d⌋ ≤ c` is `a ≤ d · c + d - 1`, and
@@ -415,18 +413,15 @@ impl<'k> Ranges<'k> {
         }
     }
 
-    /// What a lower bound that counts remainders says of what is divided, which is no less: from `s ≤ r`,
-    /// `r = a mod d` and `a ≥ 0` follows `s ≤ a`.
-    fn of_wholes(&self, gap: &Form) -> Option<Form> {
-        let mut whole = None;
-        for (v, c) in gap.terms.iter().filter(|(_, c)| **c < 0) {
-            let Some((Op::Rem, a, _)) = self.parts.get(v) else { continue };
-            if self.bounds(a).lo >= 0 {
-                let of = whole.unwrap_or_else(|| gap.clone());
-                whole = Some(of.plus(-c, &Form::atom(*v))?.plus(*c, a)?);
-            }
-        }
-        whole
+    /// What a lower bound that counts a remainder says of what is divided, which is no less: from `s ≤ r`,
+    /// `r = a mod d` and `a ≥ 0` follows `s ≤ a`. One form for each remainder.
+    fn of_wholes(&self, gap: &Form) -> Vec<Form> {
+        let whole = |(v, c): (&Val, &i128)| {
+            let (Op::Rem, a, _) = self.parts.get(v).filter(|_| *c < 0)? else { return None };
+            let without = gap.plus(-c, &Form::atom(*v))?;
+            (self.bounds(a).lo >= 0).then(|| without.plus(*c, a)).flatten()
+        };
+        gap.terms.iter().filter_map(whole).collect()
     }
 
     /// Takes in that a form is at most 0.
