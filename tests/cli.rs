@@ -275,6 +275,37 @@ fn json_documents_have_their_keys() {
     let _ = std::fs::remove_dir_all(&dir);
 }
 
+/// The document of shaders says where each constant's values are in the file beside it.
+#[test]
+fn values_beside_shaders() {
+    let dir = folder("values");
+    let iris = "examples/iris/iris.dl --set batch=5";
+    let document = json(&dir, &format!("dlc emit wgsl {iris} --json --values values"));
+    let values = std::fs::read(dir.join("values")).unwrap();
+    let mut end = 0;
+    for buffer in document["buffers"].as_array().unwrap() {
+        let role = buffer["role"].as_str().unwrap();
+        if role == "arena" {
+            continue;
+        }
+        has(buffer, &["name", "bytes", "dtype", "shape"]);
+        if role == "const" {
+            assert_eq!(buffer["values"], end);
+            end += buffer["bytes"].as_u64().unwrap();
+        }
+    }
+    assert_eq!(values.len() as u64, end);
+    assert!(values.chunks(4).filter(|word| word.iter().any(|b| *b != 0)).count() > 50);
+    for wrong in
+        [format!("dlc emit ir {iris} --values v"), format!("dlc emit wgsl {iris} --values v")]
+    {
+        assert_eq!(call(&dir, &wrong).status, 2, "{wrong}");
+    }
+    let missing = "dlc emit wgsl examples/resnet/resnet.dl --set batch=1 --json --values v";
+    assert_eq!(call(&dir, missing).status, 1);
+    let _ = std::fs::remove_dir_all(&dir);
+}
+
 /// Two builds in two processes, with one thread and with two, are equal to the byte.
 #[test]
 fn builds_are_equal() {

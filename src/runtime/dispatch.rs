@@ -398,3 +398,25 @@ impl Bound {
         Bound { memory: self.memory, offset, bytes }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bounds(of: &[(usize, u64, u64)]) -> Vec<Bound> {
+        of.iter().map(|&(memory, offset, bytes)| Bound { memory, offset, bytes }).collect()
+    }
+
+    #[test]
+    fn what_overlaps_is_one_binding() {
+        // A whole, a part of it, another memory, what begins where the whole ends.
+        let mut of = bounds(&[(0, 256, 512), (0, 512, 16), (1, 256, 512), (0, 768, 4)]);
+        assert_eq!(share(&mut of), [0, 0, 2, 3]);
+        assert_eq!(of, bounds(&[(0, 256, 512), (0, 256, 512), (1, 256, 512), (0, 768, 4)]));
+        // Two that only a third one joins.
+        let mut of = bounds(&[(0, 0, 260), (0, 512, 8), (0, 256, 264)]);
+        assert_eq!(share(&mut of), [0, 0, 0]);
+        assert_eq!(of, bounds(&[(0, 0, 520); 3]));
+        assert!(share(&mut []).is_empty());
+    }
+}
