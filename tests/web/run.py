@@ -194,8 +194,8 @@ def browse(server, folder):
     if server.failure:
         fail(server.failure)
     if not server.ended.is_set():
-        last = (folder / "messages").read_text(errors="replace").splitlines()[-5:]
-        fail(f"after {server.done} of {len(server.cases)} cases the browser ended, or {LIMIT} s were over\n" + "\n".join(last))
+        last = "\n".join((folder / "messages").read_text(errors="replace").splitlines()[-5:])
+        fail(f"after {server.done} of {len(server.cases)} cases the browser ended, or {LIMIT} s were over\n{last}")
 
 
 def main():
