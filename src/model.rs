@@ -206,14 +206,14 @@ impl Model {
     }
 
     /// Measures for so long which tiles are fast on this machine, and keeps them in the options:
-    /// from here on plans are made with them. Results stay the same to the bit. A model that is not
-    /// compiled to machine code for this processor has nothing to measure.
+    /// from here on plans are made with them. Results stay the same to the bit. A model that is neither
+    /// compiled to machine code for this processor nor for its GPU has nothing to measure.
     #[cfg(feature = "cpu")]
     pub fn tune(&mut self, limit: Duration) -> Result<(), Diagnostics> {
         let target = &mut self.options.target;
         target.machine.tiles = Tiles::default();
-        let machine_code = matches!(target.row.kind, Kind::Cpu(_) | Kind::Cranelift);
-        if !machine_code || target.check_runs_here().is_err() {
+        let measured = matches!(target.row.kind, Kind::Cpu(_) | Kind::Cranelift | Kind::Gpu);
+        if !measured || target.check_runs_here().is_err() {
             return Ok(());
         }
         let bound = self.bound(&Bindings::new())?;

@@ -380,7 +380,8 @@ pub(crate) fn shaders(
 ) -> Result<Arc<gpu::session::Compiled>, Diagnostics> {
     let device = gpu::device::Device::shared(options.adapter.as_deref())?;
     let (program, keep) = (plan.ready(weights)?, options.keep.as_deref());
-    Ok(Arc::new(gpu::session::Compiled::new(program, device, options.matmul, keep)?))
+    let how = (options.matmul, &options.target.machine.tiles);
+    Ok(Arc::new(gpu::session::Compiled::new(program, device, how, keep)?))
 }
 
 #[cfg(feature = "gpu")]

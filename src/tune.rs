@@ -16,9 +16,11 @@ use crate::ir::graph::Graph;
 use crate::kernel::generate::contract;
 use crate::model::{Diagnostics, Options};
 use crate::plan::Plan;
-use crate::runtime::cpu::Session;
+use crate::runtime::cpu;
 use crate::runtime::pool::Pool;
-use crate::schedule::program::Program;
+use crate::schedule::program::{LaunchId, Program};
+#[cfg(feature = "gpu")]
+use crate::{runtime::gpu, target::wgsl};
 
 /// Candidates for one product, the generators' choice among them.
 const CANDIDATES: usize = 8;
@@ -35,13 +37,10 @@ pub fn search(
     limit: Duration,
 ) -> Result<Tiles, Diagnostics> {
     let end = Instant::now() + limit;
-    let mut search = Search { bound, weights, options, base: session(bound, weights, options)? };
-    let machine = &options.target.machine;
-    let products: Vec<Extent> = search.products().into_keys().collect();
-    let candidates: Vec<Vec<Tile>> = products
-        .iter()
-        .map(|p| contract::candidates(*p, machine).into_iter().take(CANDIDATES).collect())
-        .collect();
+    let mut search = Search { bound, weights, options, base: Timed::new(bound, weights, options)? };
+    let products: Vec<Extent> = search.base.products.keys().copied().collect();
+    let candidates: Vec<Vec<Tile>> =
+        products.iter().map(|p| search.base.candidates(*p, options)).collect();
     let mut best: BTreeMap<Extent, (f64, Tile)> = BTreeMap::new();
     let mut cost = Duration::ZERO;
     for turn in 1..CANDIDATES {
@@ -72,18 +71,105 @@ struct Search<'a> {
     weights: &'a Weights,
     options: &'a Options,
     /// With the generators' own choices.
-    base: Session,
+    base: Timed,
+}
+
+/// A program whose launches can be timed.
+struct Timed {
+    program: Arc<Program>,
+    /// The launches of each product.
+    products: BTreeMap<Extent, Vec<usize>>,
+    on: On,
+}
+
+enum On {
+    Cpu(Box<cpu::Session>),
+    #[cfg(feature = "gpu")]
+    Gpu(Box<gpu::session::Session>),
+}
+
+impl Timed {
+    fn new(bound: &Graph, weights: &Weights, options: &Options) -> Result<Timed, Diagnostics> {
+        let plan = Plan::new(bound.clone(), options)?;
+        #[cfg(feature = "gpu")]
+        if options.target.machine.in_step() {
+            let program = plan.ready(weights)?;
+            let compiled = crate::session::shaders(&plan, weights, options)?;
+            let session =
+                gpu::session::Session::new(compiled).map_err(|e| Diagnostics::from(*e))?;
+            let product = |launch: usize| {
+                let kernel = program.kernel(program.launches[launch].kernel);
+                Some(wgsl::product(kernel, features(options)?)?.0)
+            };
+            let products = products(program.launches.len(), product);
+            return Ok(Timed { program, products, on: On::Gpu(Box::new(session)) });
+        }
+        let executable = plan.executable(weights, options)?;
+        let shared = options.threads > 1 && executable.is_shareable();
+        let pool = shared.then(|| Arc::new(Pool::new(options.threads)));
+        let session = cpu::Session::with_pool(executable, pool).map_err(|e| e.diagnostic())?;
+        let program = session.executable().program().clone();
+        let product = |launch: usize| program.launches[launch].product;
+        let products = products(program.launches.len(), product);
+        Ok(Timed { program, products, on: On::Cpu(Box::new(session)) })
+    }
+
+    /// Tiles for a product, the generators' choice first.
+    fn candidates(&self, product: Extent, options: &Options) -> Vec<Tile> {
+        let all = match &self.on {
+            On::Cpu(_) => contract::candidates(product, &options.target.machine),
+            #[cfg(feature = "gpu")]
+            On::Gpu(_) => {
+                let launch = &self.program.launches[self.products[&product][0]];
+                let kernel = self.program.kernel(launch.kernel);
+                let known = features(options).and_then(|of| wgsl::product(kernel, of));
+                known.map_or(vec![], |(_, tiles)| tiles)
+            }
+        };
+        all.into_iter().take(CANDIDATES).collect()
+    }
+
+    /// Milliseconds of each launch in one run, all its executions together.
+    fn run(&mut self) -> Result<Times, Diagnostics> {
+        let mut times: Vec<(LaunchId, Duration)> = vec![];
+        match &mut self.on {
+            On::Cpu(session) => session.run_timed(&mut times),
+            #[cfg(feature = "gpu")]
+            On::Gpu(session) => session.run_timed(&mut times).map_err(|e| Diagnostics::from(*e))?,
+        }
+        let mut sums = vec![0.0; self.program.launches.len()];
+        for (id, time) in times {
+            sums[id.0 as usize] += time.as_secs_f64() * 1e3;
+        }
+        Ok(sums)
+    }
+}
+
+/// What the adapter of the options offers.
+#[cfg(feature = "gpu")]
+fn features(options: &Options) -> Option<wgsl::Features> {
+    let device = gpu::device::Device::shared(options.adapter.as_deref()).ok()?;
+    Some(wgsl::Features { matmul: options.matmul, ..device.allowed().features })
+}
+
+/// The launches of each product, among so many.
+fn products(
+    launches: usize,
+    product: impl Fn(usize) -> Option<Extent>,
+) -> BTreeMap<Extent, Vec<usize>> {
+    let mut all: BTreeMap<Extent, Vec<usize>> = BTreeMap::new();
+    for launch in 0..launches {
+        if let Some(product) = product(launch) {
+            all.entry(product).or_default().push(launch);
+        }
+    }
+    all
 }
 
 /// Milliseconds of each launch: the median over runs.
 type Times = Vec<f64>;
 
 impl Search<'_> {
-    /// The launches of each product.
-    fn products(&self) -> BTreeMap<Extent, Vec<usize>> {
-        products(self.base.executable().program())
-    }
-
     /// How long the launches of each product take with these tiles, as a share of what they took.
     fn compare(
         &mut self,
@@ -94,7 +180,7 @@ impl Search<'_> {
         let sum =
             |launches: &[usize], times: &Times| launches.iter().map(|l| times[*l]).sum::<f64>();
         let ratio = |l: &[usize]| sum(l, &after) / sum(l, &before).max(f64::MIN_POSITIVE);
-        Ok(self.products().into_iter().map(|(p, launches)| (p, ratio(&launches))).collect())
+        Ok(self.base.products.iter().map(|(p, launches)| (*p, ratio(launches))).collect())
     }
 
     /// The tiles, if the whole program is faster with them.
@@ -113,8 +199,8 @@ impl Search<'_> {
     fn times(&mut self, tiles: &Tiles, until: Instant) -> Result<Option<[Times; 2]>, Diagnostics> {
         let mut options = self.options.clone();
         options.target.machine.tiles = tiles.clone();
-        let mut other = session(self.bound, self.weights, &options)?;
-        if products(other.executable().program()) != self.products() {
+        let mut other = Timed::new(self.bound, self.weights, &options)?;
+        if other.products != self.base.products {
             return Ok(None);
         }
         let mut runs = [vec![], vec![]];
@@ -122,42 +208,13 @@ impl Search<'_> {
             if run >= *RUNS.start() && Instant::now() >= until {
                 break;
             }
-            for (session, runs) in [&mut self.base, &mut other].into_iter().zip(&mut runs) {
-                runs.push(one_run(session));
+            for (timed, runs) in [&mut self.base, &mut other].into_iter().zip(&mut runs) {
+                runs.push(timed.run()?);
             }
         }
         // The first run brings code and weights into the caches.
         Ok(Some(runs.map(|runs| medians(&runs[1..]))))
     }
-}
-
-fn session(bound: &Graph, weights: &Weights, options: &Options) -> Result<Session, Diagnostics> {
-    let plan = Plan::new(bound.clone(), options)?;
-    let executable = plan.executable(weights, options)?;
-    let shared = options.threads > 1 && executable.is_shareable();
-    let pool = shared.then(|| Arc::new(Pool::new(options.threads)));
-    Session::with_pool(executable, pool).map_err(|e| e.diagnostic().into())
-}
-
-fn products(program: &Program) -> BTreeMap<Extent, Vec<usize>> {
-    let mut all: BTreeMap<Extent, Vec<usize>> = BTreeMap::new();
-    for (i, launch) in program.launches.iter().enumerate() {
-        if let Some(product) = launch.product {
-            all.entry(product).or_default().push(i);
-        }
-    }
-    all
-}
-
-/// Milliseconds of each launch in one run, all its executions together.
-fn one_run(session: &mut Session) -> Times {
-    let mut times = vec![];
-    session.run_timed(&mut times);
-    let mut sums = vec![0.0; session.executable().program().launches.len()];
-    for (id, time) in times {
-        sums[id.0 as usize] += time.as_secs_f64() * 1e3;
-    }
-    sums
 }
 
 fn medians(runs: &[Times]) -> Times {

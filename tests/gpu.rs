@@ -5,6 +5,9 @@
 mod attention;
 mod errors;
 
+use std::collections::BTreeSet;
+
+use dlc::base::machine::Tiles;
 use dlc::base::tensor::Element;
 use dlc::base::{DType, Tensor};
 use dlc::ir::Graph;
@@ -18,7 +21,7 @@ use dlc::pipeline::Level;
 use dlc::runtime::dispatch::{Dispatches, Limits};
 use dlc::runtime::gpu::device::{Device, adapters};
 use dlc::target::Target;
-use dlc::target::wgsl::{Matmul, Matrices, Shader, all_coop_tiles};
+use dlc::target::wgsl::{Matmul, Matrices, Shader, all_coop_tiles, product};
 
 use crate::examples::{every_run, untrained};
 use crate::ops::walk;
@@ -181,6 +184,42 @@ fn rows_of_random_shapes() {
         check_on(case, options(Level::O2))
     });
     assert!(groups > 4, "{groups} kernels have workgroups");
+}
+
+/// Every tile that a search may choose gives the same bits, and a search keeps to these.
+#[test]
+fn every_tile_gives_the_same_bits() {
+    if !here() {
+        return;
+    }
+    let text = "model m(x: f32[70, 45], w: f32[45, 90]) { return relu(matmul(x, w)) }";
+    let model = |tiles: Tiles| {
+        let mut options = options(Level::O2);
+        options.target.machine.tiles = tiles;
+        dlc::compile(text, &options).unwrap()
+    };
+    let mut plain = model(Tiles::default());
+    let features = Device::shared(None).unwrap().allowed().features;
+    let program = plain.program(&Default::default()).unwrap();
+    let known = program.kernels.iter().find_map(|k| product(k, features));
+    let (extent, tiles) = known.expect("a product has tiles");
+    assert_eq!((extent.rows, extent.columns, extent.depth), (70, 90, 45));
+    let want = output_of(&plain);
+    let mut sources = BTreeSet::new();
+    for tile in &tiles {
+        let chosen = model([(extent, *tile)].into_iter().collect());
+        let mut limits = Device::shared(None).unwrap().allowed();
+        limits.tiles = chosen.options().target.machine.tiles.clone();
+        let program = chosen.program(&Default::default()).unwrap();
+        let dispatches = Dispatches::of(&program, &limits).unwrap();
+        sources.insert(dispatches.shaders[0].shader.source.clone());
+        assert_eq!(output_of(&chosen), want, "{tile:?}");
+    }
+    assert!(tiles.len() > 3 && sources.len() == tiles.len(), "tiles are taken");
+    plain.tune(std::time::Duration::from_millis(500)).unwrap();
+    let found = plain.options().target.machine.tiles.clone();
+    assert!(found.iter().all(|(of, tile)| *of == extent && tiles.contains(tile)), "{found:?}");
+    assert_eq!(output_of(&plain), want);
 }
 
 /// Products of all shapes, in tiles.

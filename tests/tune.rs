@@ -11,7 +11,6 @@ use dlc::base::tensor::AlignedBytes;
 use dlc::kernel::generate::contract;
 use dlc::load::{Files, model};
 use dlc::model::{Model, Options, WeightSource};
-use dlc::target::Target;
 
 /// A convolution over blocks, one over plain maps, a matmul with weights in panels and one without.
 const NET: &str = "model net(x: f32[2, 3, 12, 12], w: f32[70, 33]) {
@@ -91,12 +90,12 @@ fn a_search_changes_no_result_and_ends_in_the_file() {
     let parts = model_file::parts(&compiled(tiles.clone()));
     let bytes = dlm::write(&parts, None).unwrap();
     let read = dlm::read(Arc::new(AlignedBytes::copy_of(&bytes))).unwrap();
-    let mut target = Target::host();
-    assert!(model_file::take_tiles(&read.manifest, &mut target));
-    assert_eq!(target.machine.tiles, tiles);
+    let mut options = Options::default();
+    assert!(model_file::take_tiles(&read.manifest, &mut options));
+    assert_eq!(options.target.machine.tiles, tiles);
     let elsewhere = Tuned { machine: "cpu of another machine".into(), tiles };
     let manifest = dlm::Manifest { tuned: Some(elsewhere), ..read.manifest };
-    let mut target = Target::host();
-    assert!(!model_file::take_tiles(&manifest, &mut target));
-    assert!(target.machine.tiles.is_empty());
+    let mut options = Options::default();
+    assert!(!model_file::take_tiles(&manifest, &mut options));
+    assert!(options.target.machine.tiles.is_empty());
 }

@@ -8,8 +8,9 @@ use crate::front::{self, Constants, LoadOptions};
 use crate::import::Weights;
 use crate::ir::graph::{DimDecl, Graph};
 use crate::ir::print::print_graph;
-use crate::model::{Diagnostics, Model};
-use crate::target::Target;
+use crate::model::{Diagnostics, Model, Options};
+#[cfg(feature = "gpu")]
+use crate::{runtime::gpu::device::Device, target::Kind};
 
 /// What a model's file holds: the graph as it was read, its weights, and what it was compiled for.
 pub fn parts(model: &Model) -> Parts {
@@ -33,7 +34,7 @@ pub fn parts(model: &Model) -> Parts {
         inputs: model.inputs().into_iter().map(port).collect(),
         outputs: model.outputs().into_iter().map(port).collect(),
         dims: model.source().open_dims().into_iter().map(dim).collect(),
-        tuned: tuned(&options.target),
+        tuned: tuned(options),
     };
     let mut weights = Weights::default();
     for id in &model.source().params {
@@ -47,9 +48,21 @@ pub fn parts(model: &Model) -> Parts {
     Parts { manifest, graph: printed.text, weights, constants }
 }
 
-fn tuned(target: &Target) -> Option<Tuned> {
-    let tiles = target.machine.tiles.clone();
-    (!tiles.is_empty()).then(|| Tuned { machine: target.describe(), tiles })
+fn tuned(options: &Options) -> Option<Tuned> {
+    let tiles = options.target.machine.tiles.clone();
+    (!tiles.is_empty()).then(|| Tuned { machine: measured_on(options), tiles })
+}
+
+/// The target, and on a GPU the adapter.
+fn measured_on(options: &Options) -> String {
+    let target = options.target.describe();
+    #[cfg(feature = "gpu")]
+    if options.target.row.kind == Kind::Gpu {
+        let device = Device::shared(options.adapter.as_deref());
+        let name = device.map_or("none".to_string(), |d| d.adapter.name.clone());
+        return format!("{target} {name}");
+    }
+    target
 }
 
 fn precision_name(narrow: Option<DType>) -> &'static str {
@@ -64,11 +77,11 @@ pub fn precision(manifest: &Manifest) -> Option<DType> {
 
 /// Takes over the machine choices of a file. False where they are another machine's: these are left
 /// alone, and results are the same.
-pub fn take_tiles(manifest: &Manifest, target: &mut Target) -> bool {
+pub fn take_tiles(manifest: &Manifest, options: &mut Options) -> bool {
     let Some(tuned) = &manifest.tuned else { return true };
-    let same = tuned.machine == target.describe();
+    let same = tuned.machine == measured_on(options);
     if same {
-        target.machine.tiles = tuned.tiles.clone();
+        options.target.machine.tiles = tuned.tiles.clone();
     }
     same
 }

@@ -217,7 +217,7 @@ fn compiled(spec: &Spec, args: &Compile, mut options: Options) -> Result<Loaded,
         options.control.settings.narrow = model_file::precision(&parts.manifest);
     }
     let mut warnings = vec![];
-    if !model_file::take_tiles(&parts.manifest, &mut options.target) {
+    if !model_file::take_tiles(&parts.manifest, &mut options) {
         let message = format!("`{}` was tuned on another machine", spec.path);
         let note = "its choices are ignored, and results are the same";
         warnings.push(Diagnostic::warning(TUNED_ELSEWHERE, None, message).note(note));
@@ -268,11 +268,13 @@ fn tune(model: &mut Model, args: &Compile, reporter: &Reporter) -> Result<(), Fa
     let Some(seconds) = args.tune else { return Ok(()) };
     crate::plan::parameters(model.source(), model.weights())?;
     model.tune(std::time::Duration::from_secs_f64(seconds))?;
-    for (of, tile) in model.options().target.machine.tiles.iter() {
+    let target = &model.options().target;
+    let across = if target.machine.in_step() { "columns" } else { "vectors" };
+    for (of, tile) in target.machine.tiles.iter() {
         let Extent { rows, columns, depth, bytes } = of;
         reporter.note(&format!(
             "products of {rows} × {columns}, sums of {depth}, {bytes} bytes each: tiles of {} rows \
-             × {} vectors",
+             × {} {across}",
             tile.rows, tile.vectors
         ));
     }
@@ -342,7 +344,7 @@ fn restored(spec: &Spec, args: &Compile, reporter: &Reporter) -> Result<Option<M
     }
     let mut options = args.options()?;
     let file = dlm::open_file(Path::new(&spec.path))?;
-    model_file::take_tiles(file.manifest(), &mut options.target);
+    model_file::take_tiles(file.manifest(), &mut options);
     let model = match super::seal::known() {
         Some(seal) => code::restore(&file, &seal, &options),
         None => Err(code::Unused::Seal),

@@ -18,6 +18,7 @@ use std::ops::Range;
 use super::layout::{Flat, Layout, Memory, Spot};
 use crate::base::DType;
 use crate::base::diag::Diagnostic;
+use crate::base::machine::Tiles;
 use crate::kernel::ir::Param;
 use crate::schedule::memory::BINDING;
 use crate::schedule::program::{Buffer, BufferId, KernelId, LaunchId, Place, Port, Program};
@@ -36,6 +37,8 @@ const ENOUGH: u64 = 1 << 15;
 #[derive(Clone, Debug)]
 pub struct Limits {
     pub features: Features,
+    /// Of products, where some were measured.
+    pub tiles: Tiles,
     /// Bytes of a buffer.
     pub buffer: u64,
     /// Bytes of a storage binding.
@@ -54,6 +57,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             features: Features::default(),
+            tiles: Tiles::default(),
             buffer: 256 << 20,
             binding: 128 << 20,
             bindings: 8,
@@ -147,7 +151,7 @@ fn prepared(
     arguments: Arguments,
     limits: &Limits,
 ) -> Result<Prepared, Box<Diagnostic>> {
-    let shader = shader(program.kernel(id), &arguments, limits.features);
+    let shader = shader(program.kernel(id), &arguments, limits.features, &limits.tiles);
     let shader = shader.map_err(|why| error("E0862", why.to_string()))?;
     let storage = shader.bindings.len() as u32 - 1;
     if storage > limits.bindings {

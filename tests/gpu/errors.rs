@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex};
 
 use dlc::base::diag::Diagnostic;
+use dlc::base::machine::Tiles;
 use dlc::base::{Bindings, Tensor};
 use dlc::model::Model;
 use dlc::pipeline::Level;
@@ -30,7 +31,9 @@ const DOUBLE: &str = "model m(x: f32[4]) { return x + x as y }";
 /// A device of its own, and a session of `DOUBLE` on it.
 fn doubling(keep: Option<&dyn Keep>) -> (Arc<Device>, Session) {
     let device = Device::open(None).unwrap();
-    let compiled = Compiled::new(program(DOUBLE), device.clone(), Matmul::Auto, keep).unwrap();
+    let compiled =
+        Compiled::new(program(DOUBLE), device.clone(), (Matmul::Auto, &Tiles::default()), keep)
+            .unwrap();
     (device, Session::new(Arc::new(compiled)).unwrap())
 }
 
@@ -117,7 +120,9 @@ fn lost_devices_are_errors() {
     assert_eq!(code(session.output_tensor(0)), "E0866");
     assert_eq!(code(session.run_timed(&mut vec![])), "E0866");
     assert_eq!(code(session.set_input(0, &[0; 16])), "E0866");
-    assert!(Compiled::new(program(DOUBLE), device, Matmul::Auto, None).is_err());
+    assert!(
+        Compiled::new(program(DOUBLE), device, (Matmul::Auto, &Tiles::default()), None).is_err()
+    );
     // Others go on.
     doubles(&mut doubling(None).1, 2.5);
 }

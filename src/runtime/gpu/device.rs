@@ -8,6 +8,7 @@ use super::cache::Cache;
 use super::failure::Failure;
 use super::ready;
 use crate::base::diag::Diagnostic;
+use crate::base::machine::Tiles;
 use crate::runtime::dispatch::Limits;
 use crate::runtime::keep::Keep;
 use crate::target::wgsl::{Coop, Features, Matmul, Matrices};
@@ -187,6 +188,7 @@ impl Device {
         let of = &self.limits;
         Limits {
             features: self.adapter.features,
+            tiles: Tiles::default(),
             buffer: of.max_buffer_size,
             binding: of.max_storage_buffer_binding_size,
             bindings: of.max_storage_buffers_per_shader_stage,

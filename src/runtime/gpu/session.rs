@@ -14,6 +14,7 @@ use super::timing::Clock;
 use super::transfer;
 use crate::base::codes::WRONG_MATRICES;
 use crate::base::diag::Diagnostic;
+use crate::base::machine::Tiles;
 use crate::base::{DType, Tensor};
 use crate::runtime::dispatch::{
     Action, Bound, Dispatch, Dispatches, Limits, ShaderId, bases_stride, port_bytes,
@@ -59,16 +60,16 @@ pub(super) fn error(code: &'static str, message: impl Into<String>) -> Box<Diagn
 }
 
 impl Compiled {
-    /// What the driver compiles is kept for the next process, if somebody does.
+    /// What the driver compiles is kept for the next process, if somebody does. `tiles`: what was measured.
     pub fn new(
         program: Arc<Program>,
         device: Arc<Device>,
-        matmul: Matmul,
+        (matmul, tiles): (Matmul, &Tiles),
         keep: Option<&dyn Keep>,
     ) -> Result<Compiled, Box<Diagnostic>> {
         check_values(&program).map_err(|e| Box::new(e.diagnostic()))?;
         let mut limits = device.allowed();
-        limits.features.matmul = matmul;
+        (limits.features.matmul, limits.tiles) = (matmul, tiles.clone());
         if matmul == Matmul::Coop && limits.features.matrices.is_none() {
             let message =
                 format!("the adapter `{}` has no cooperative matrices", device.adapter.name);

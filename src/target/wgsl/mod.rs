@@ -23,7 +23,7 @@ mod wide;
 use std::fmt::Write;
 
 use crate::base::DType;
-use crate::base::machine::Numerics;
+use crate::base::machine::{Extent, Numerics, Tile, Tiles};
 use crate::kernel::ir::{Kernel, Param, Scope};
 use crate::kernel::legalize::{Form, legalize_to};
 use crate::kernel::math::Means;
@@ -179,14 +179,23 @@ impl Params<'_> {
     }
 }
 
-/// The shader of a kernel.
+/// The product that a kernel is, and the tiles that it may be computed in, the best by counting first.
+pub fn product(kernel: &Kernel, features: Features) -> Option<(Extent, Vec<Tile>)> {
+    match kernel.pattern.as_ref()? {
+        Pattern::Product(p) => Some((product::extent(p), product::candidates(p, &features))),
+        Pattern::Attention(_) => None,
+    }
+}
+
+/// The shader of a kernel. `tiles` are those that were measured.
 pub fn shader(
     kernel: &Kernel,
     arguments: &Arguments,
     features: Features,
+    tiles: &Tiles,
 ) -> Result<Shader, Refused> {
     let filled = kernel.pattern.as_ref().and_then(|pattern| match pattern {
-        Pattern::Product(p) => product::filled(p, &features),
+        Pattern::Product(p) => product::filled(p, &features, tiles),
         Pattern::Attention(a) => attention::filled(a, &features),
     });
     match filled {

@@ -8,6 +8,7 @@ use std::fmt::Write;
 use super::stmt::Role;
 use super::template::{Filled, Holes, Values};
 use super::{Features, Matmul, Matrices};
+use crate::base::machine::{Extent, Tile, Tiles};
 use crate::kernel::product::{Operand, Product};
 
 const TILED: &str = include_str!("../../../kernels/matmul_tiled.wgsl");
@@ -149,8 +150,8 @@ fn count(p: &Product, (rows, columns): (u32, u32)) -> (u64, u32, u32) {
 }
 
 /// The template for a product; `None` where the kernel's own loops do better, or nothing fits.
-pub fn filled<'k>(p: &'k Product, features: &Features) -> Option<Filled<'k>> {
-    let template = choose(p, features)?;
+pub fn filled<'k>(p: &'k Product, features: &Features, tiles: &Tiles) -> Option<Filled<'k>> {
+    let template = choose(p, features, tiles)?;
     let matrix = p.finish.params.len() as u16 - 1;
     let operand = |o: &Operand| Role::operand(matrix, o.lanes);
     let finish = Role::Part { matrix, takes: &["sum"], lanes: None };
@@ -168,26 +169,48 @@ pub fn filled<'k>(p: &'k Product, features: &Features) -> Option<Filled<'k>> {
     })
 }
 
-fn choose(p: &Product, features: &Features) -> Option<Template> {
+/// What tells products apart that have tiles of their own.
+pub fn extent(p: &Product) -> Extent {
+    let [rows, columns, depth] = [p.rows, p.columns, p.steps].map(i64::from);
+    let bytes = if p.left.half && p.right.half { 2 } else { 4 };
+    Extent { rows, columns, depth, bytes }
+}
+
+/// Tiles for a product, the best by counting first. None where its kernel's own body does better.
+pub fn candidates(p: &Product, features: &Features) -> Vec<Tile> {
+    templates(p, features).iter().map(Template::tile).collect()
+}
+
+/// The template with a tile that was measured, or else the first one.
+fn choose(p: &Product, features: &Features, tiles: &Tiles) -> Option<Template> {
+    let all = templates(p, features);
+    let measured = tiles.get(extent(p));
+    let chosen = all.iter().find(|t| Some(t.tile()) == measured);
+    chosen.or(all.first()).copied()
+}
+
+/// Templates for a product, from the least cost on: by cooperative matrices where there are such, else in
+/// tiles.
+fn templates(p: &Product, features: &Features) -> Vec<Template> {
     let worth = p.rows.min(p.columns) >= LEAST.0 && p.steps >= LEAST.1;
     let whole = p.groups > 0 && p.rows > 0 && p.columns > 0 && p.steps > 0;
     let forced = features.matmul != Matmul::Auto;
     let in_range = [p.groups, p.rows, p.columns, p.steps].iter().all(|n| *n < 1 << 30);
     if !whole || !in_range || !(worth || forced) {
-        return None;
+        return vec![];
     }
     let halves = p.left.half && p.right.half;
     let matrices = features.matrices.filter(|_| halves && features.matmul != Matmul::Tiled);
     if let Some(coop) = features.coop.filter(|t| matrices.is_some() && t.fits(features)) {
-        return Some(Template::Coop(coop));
+        return vec![Template::Coop(coop)];
     }
-    if let Some(matrices) = matrices
-        && let Some(coop) = cheapest(coop_tiles(p, matrices), |t| t.fits(features), |t| t.cost(p))
-    {
-        return Some(Template::Coop(coop));
+    let coop = matrices.into_iter().flat_map(|m| coop_tiles(p, m)).filter(|t| t.fits(features));
+    let coop: Vec<Coop> = by_cost(coop, |t| t.cost(p));
+    if !coop.is_empty() {
+        return coop.into_iter().map(Template::Coop).collect();
     }
-    let tiles = TILES.iter().copied();
-    Some(Template::Tiled(cheapest(tiles, |t| t.fits(features), |t| t.cost(p))?))
+    let tiles = TILES.iter().copied().filter(|t| t.fits(features));
+    by_cost(tiles, |t| t.cost(p)).into_iter().map(Template::Tiled).collect()
 }
 
 /// All tiles of cooperative matrices that the adapter has room for.
@@ -215,15 +238,19 @@ fn tiles_of(matrices: Matrices, runs: bool) -> impl Iterator<Item = Coop> {
     COOP_TILES.iter().map(of)
 }
 
-fn cheapest<T: Copy>(
-    tiles: impl Iterator<Item = T>,
-    fits: impl Fn(T) -> bool,
-    cost: impl Fn(T) -> f64,
-) -> Option<T> {
-    tiles.filter(|t| fits(*t)).min_by(|a, b| cost(*a).total_cmp(&cost(*b)))
+fn by_cost<T>(tiles: impl Iterator<Item = T>, cost: impl Fn(&T) -> f64) -> Vec<T> {
+    let mut all: Vec<T> = tiles.collect();
+    all.sort_by(|a, b| cost(a).total_cmp(&cost(b)));
+    all
 }
 
 impl Template {
+    /// Its rows and columns.
+    fn tile(&self) -> Tile {
+        let (rows, columns) = self.extent();
+        Tile { rows: rows as i64, vectors: columns as i64 }
+    }
+
     fn invocations(&self) -> u32 {
         match self {
             Template::Tiled(t) => t.invocations(),
