@@ -227,6 +227,12 @@ impl Verifier<'_> {
     }
 
     fn in_place(&mut self) -> Check {
+        let mut depends = BTreeMap::new();
+        axes_of(&self.kernel.body, &BTreeSet::new(), &mut depends);
+        // Whether invocations of a workgroup have an element each at an address.
+        let local = (0..3).filter(|i| self.kernel.local[*i as usize] > 1).map(|i| i + LOCAL);
+        let local: BTreeSet<u8> = local.collect();
+        let own = |at: &Addr| depends.get(&at.base).is_some_and(|by| by.is_superset(&local));
         for (out, input) in &self.kernel.inplace {
             let stores: Vec<&Touch> =
                 self.stores.iter().filter(|s| s.at.buf == Buf::Param(*out)).collect();
@@ -241,7 +247,7 @@ impl Verifier<'_> {
                 };
                 let ok = stores.iter().filter(|s| !s.excludes(load)).all(|s| {
                     if !self.alone() && s.epoch == load.epoch {
-                        return same(s);
+                        return same(s) && own(&load.at);
                     }
                     let shared = s.loops.iter().any(|l| load.loops.contains(l));
                     match s.clock < load.clock {

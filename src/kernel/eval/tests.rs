@@ -149,6 +149,33 @@ fn a_workgroup_reverses_through_shared_memory() {
     assert!(race.what.contains("touched by others before a barrier"), "{race}");
 }
 
+/// Four invocations read one element, and the first writes over it: the others have to be done.
+#[test]
+fn a_workgroup_waits_before_it_writes_in_place() {
+    let kernel = |waits: bool| {
+        let mut b = KernelBuilder::new("k", Numerics::Separate);
+        let x = b.param("x", DType::F32, 1, Access::Read);
+        let y = b.param("y", DType::F32, 1, Access::Write);
+        b.inplace(y, x);
+        b.set_local([1, 4, 1]);
+        let (turn, zero) = (b.local(1), b.index(0));
+        let v = b.load(Addr { buf: x, base: zero, plus: 0 }, 1);
+        if waits {
+            b.barrier();
+        }
+        let first = b.op(Op::Eq, &[turn, zero]);
+        let store = |b: &mut KernelBuilder| {
+            b.store(Addr { buf: y, base: zero, plus: 0 }, v);
+            vec![]
+        };
+        b.if_else(first, store, |_| vec![]);
+        b.finish()
+    };
+    verify(&kernel(true)).unwrap();
+    let error = verify(&kernel(false)).unwrap_err();
+    assert!(error.what.contains("may be the same buffer"), "{error}");
+}
+
 /// y[c] of 2 columns: x[r, c] of 4 rows, folded by invocations that have an element each.
 fn folded(combine: Combine, in_branch: bool) -> Kernel {
     let mut b = KernelBuilder::new("k", Numerics::Separate);

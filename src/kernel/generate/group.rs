@@ -263,6 +263,10 @@ impl Row<'_> {
                 place.store_outs(b, id, v, &coords, None);
                 vec![]
             };
+            if !nest.inplace.is_empty() {
+                // All of them may have read what is now written over.
+                b.barrier();
+            }
             b.if_else(self.stores, store, |_| vec![]);
         }
         self.homes.insert(id, Home::Register(v));
