@@ -222,6 +222,28 @@ fn every_tile_gives_the_same_bits() {
     assert_eq!(output_of(&plain), want);
 }
 
+/// Large angles are reduced in two parts, neither of which a driver may drop.
+#[test]
+fn angles_of_every_size() {
+    if !here() {
+        return;
+    }
+    let angles = [1600.0f32, -1e4, 1e5, 3.3e7, 1e10, -7.7e22, 3e38, 0.1, -2.0, 1499.0, 1e-3];
+    for name in ["sin", "cos", "tan"] {
+        let text = format!("model m(x: f32[{}]) {{ return {name}(x) }}", angles.len());
+        let run = |target: &str| {
+            let options = Options { target: self::target(target), ..Options::default() };
+            let model = dlc::compile(&text, &options).unwrap();
+            let mut session = model.session().unwrap();
+            session.set_input(0, &Tensor::from_slice(&[angles.len()], &angles)).unwrap();
+            session.run().unwrap();
+            session.output(0).unwrap()
+        };
+        let near = allclose(&run("gpu"), &run("reference"), 5e-7, 5e-7);
+        assert!(near.is_ok(), "{name}: {near:?}");
+    }
+}
+
 /// Products of all shapes, in tiles.
 #[test]
 fn contractions_in_tiles() {

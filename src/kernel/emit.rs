@@ -333,7 +333,7 @@ impl<'a> Emitter<'a> {
     /// Each lane on its own, unless it is known now which ones are inside.
     fn divergent(&mut self, b: &mut KernelBuilder, guards: &[Guard], then: u32, els: u32) -> Val {
         let axis = self.vector.expect("lanes lie along an axis");
-        if let Some(inside) = self.inside(b, guards, axis) {
+        if let Some(inside) = self.inside(b, guards, axis).filter(|_| self.movable(els)) {
             return self.run(b, &inside, then, els);
         }
         let lanes: Vec<Val> = (0..self.lanes as i64)
@@ -379,38 +379,79 @@ impl<'a> Emitter<'a> {
         Some(lo.min(hi) as u16..hi as u16)
     }
 
-    /// Lanes of which a run is inside: it is read from its first lane on, then moved to its place.
+    /// Whether a value can be computed for some lanes, and moved to their places: it is made of elements and
+    /// constants.
+    fn movable(&self, leaf: u32) -> bool {
+        match &self.resolved.leaves[leaf as usize] {
+            Leaf::Slot { .. } | Leaf::Const(_) => true,
+            Leaf::Fn(_, args) => args.iter().all(|arg| self.movable(*arg)),
+            Leaf::Stage { .. } | Leaf::Axis(_) | Leaf::Guarded { .. } => false,
+        }
+    }
+
+    /// A value in a run of the valid lanes: it is read from its first lane on, then moved to its place.
+    fn part(&self, b: &mut KernelBuilder, run: &Range<u16>, leaf: u32, fill: Option<Lit>) -> Val {
+        let axis = self.vector.expect("lanes lie along an axis");
+        let mut coords = self.coords.clone();
+        coords[axis] = b.offset(coords[axis], run.start as i64);
+        let (nest, resolved, slots) = (self.nest, self.resolved, self.slots);
+        let vector = (self.vector, self.lanes);
+        let mut part =
+            Emitter::new(nest, resolved, slots, self.homes, self.decided, coords, vector);
+        (part.valid, part.shift, part.fill) = (run.len() as u16, self.shift + run.start, fill);
+        part.value(b, leaf)
+    }
+
+    /// One of two values for each lane, of which the first is that of a run.
     fn run(&mut self, b: &mut KernelBuilder, inside: &Range<u16>, then: u32, els: u32) -> Val {
         let axis = self.vector.expect("lanes lie along an axis");
-        let (from, count, lanes) = (inside.start, inside.len() as u16, self.lanes);
-        if count == 0 {
+        if inside.is_empty() {
             return self.value(b, els);
         }
-        if count == self.valid {
+        if inside.len() as u16 == self.valid {
             return self.value(b, then);
         }
-        let mut coords = self.coords.clone();
-        coords[axis] = b.offset(coords[axis], from as i64);
-        let (nest, resolved, slots) = (self.nest, self.resolved, self.slots);
-        let vector = (self.vector, lanes);
-        let mut run = Emitter::new(nest, resolved, slots, self.homes, self.decided, coords, vector);
-        (run.valid, run.shift) = (count, self.shift + from);
         // Loads may bring what the other lanes hold.
-        run.fill = match (&resolved.leaves[then as usize], &resolved.leaves[els as usize]) {
+        let fill = match (&self.resolved.leaves[then as usize], &self.resolved.leaves[els as usize])
+        {
             (Leaf::Slot { slot, at }, Leaf::Const(fill)) => {
-                let plain = nest.slots[*slot as usize].dtype == fill.dtype && is_word(fill.dtype);
+                let plain =
+                    self.nest.slots[*slot as usize].dtype == fill.dtype && is_word(fill.dtype);
                 (plain && at.stride(axis) != Some(0)).then_some(*fill)
             }
             _ => None,
         };
-        let (filled, v) = (run.fill.is_some(), run.value(b, then));
-        if filled {
+        let v = self.part(b, inside, then, fill);
+        if fill.is_some() {
             return v;
         }
-        let inside = inside.start + self.shift..inside.end + self.shift;
-        let mask: Vec<Val> = (0..lanes).map(|lane| b.condition(inside.contains(&lane))).collect();
-        let (mask, outside) = (gather_lanes(b, &mask), self.value(b, els));
+        let outside = self.outside(b, inside, els);
+        let mask = self.mask(b, inside);
         choose(b, mask, v, outside)
+    }
+
+    /// A value in the valid lanes that are not in a run. In that run there may be nothing to read.
+    fn outside(&mut self, b: &mut KernelBuilder, run: &Range<u16>, leaf: u32) -> Val {
+        if matches!(self.resolved.leaves[leaf as usize], Leaf::Const(_)) {
+            return self.value(b, leaf);
+        }
+        let (before, after) = (0..run.start, run.end..self.valid);
+        if before.is_empty() {
+            return self.part(b, &after, leaf, None);
+        }
+        if after.is_empty() {
+            return self.part(b, &before, leaf, None);
+        }
+        let (first, last) = (self.part(b, &before, leaf, None), self.part(b, &after, leaf, None));
+        let mask = self.mask(b, &before);
+        choose(b, mask, first, last)
+    }
+
+    /// Whether each lane is in a run of the valid ones.
+    fn mask(&self, b: &mut KernelBuilder, run: &Range<u16>) -> Val {
+        let run = run.start + self.shift..run.end + self.shift;
+        let mask: Vec<Val> = (0..self.lanes).map(|lane| b.condition(run.contains(&lane))).collect();
+        gather_lanes(b, &mask)
     }
 
     fn branch(&mut self, b: &mut KernelBuilder, cond: Val, then: u32, els: u32) -> Val {

@@ -168,7 +168,8 @@ impl fmt::Display for Who {
 
 /// Proves the plan of a program, or lists what is wrong with it.
 pub fn check(trace: &Trace) -> Result<(), Vec<Fault>> {
-    let mut checker = Checker { trace, memory: Memory::default(), faults: vec![], rounds: vec![] };
+    let mut checker =
+        Checker { trace, memory: Memory::default(), faults: vec![], rounds: vec![], arms: vec![] };
     checker.homes();
     for a in &trace.start {
         if let Some(at) = checker.locate(Who::Caller, a) {
@@ -231,9 +232,20 @@ struct Touch<'t> {
     step: usize,
     who: Who,
     writes: bool,
+    /// The branches around it, by their places, and which of their arms.
+    arms: Vec<(usize, usize)>,
 }
 
 impl Touch<'_> {
+    /// Whether each round does one of the two only, at the same place: they are in different arms of a branch.
+    fn excludes(&self, other: &Touch) -> bool {
+        let opposite = |(at, arm): &(usize, usize)| {
+            other.arms.iter().any(|(place, of)| at == place && arm != of)
+        };
+        let place = |t: &Touch| (t.access.offset, t.access.bytes, t.access.steps.clone());
+        self.arms.iter().any(opposite) && place(self) == place(other)
+    }
+
     /// Whether it reads, in each round of the repeat at `depth`, of what a write has put there in that round.
     fn reads_in_round(&self, write: &Touch, depth: usize) -> bool {
         let moves = |t: &Touch| (0..=depth).map(|d| t.moves(d)).collect::<Vec<_>>();
@@ -270,6 +282,8 @@ struct Checker<'a> {
     faults: Vec<Fault>,
     /// Of the repeats around the present step, the outermost first: times, and the present round.
     rounds: Vec<(u64, u64)>,
+    /// The branches around what is looked at, and their arms.
+    arms: Vec<(usize, usize)>,
 }
 
 impl Checker<'_> {
@@ -480,7 +494,8 @@ impl Checker<'_> {
             (0..touches.len()).filter(|&i| touches[i].writes && touches[i].place.moves).collect();
         for i in moving {
             let mine = &touches[i];
-            let meets = |t: &&Touch| t.step != mine.step && t.place.meets(&mine.place);
+            let meets =
+                |t: &&Touch| t.step != mine.step && t.place.meets(&mine.place) && !t.excludes(mine);
             let mut others = touches.iter().filter(meets);
             let other = others.find(|t| !t.reads_in_round(mine, depth));
             if let Some(other) = other {
@@ -495,7 +510,8 @@ impl Checker<'_> {
         let mut add = |checker: &mut Self, who, access: &'t Access, writes| {
             if let Some(place) = checker.locate(who, access) {
                 let times = checker.rounds.iter().map(|(times, _)| *times).collect();
-                out.push(Touch { access, times, place, step: index, who, writes });
+                let arms = checker.arms.clone();
+                out.push(Touch { access, times, place, step: index, who, writes, arms });
             }
         };
         match step {
@@ -513,8 +529,14 @@ impl Checker<'_> {
             }
             Step::Branch { cond, arms } => {
                 add(self, Who::Branch, cond, false);
-                for step in arms.iter().flatten().flatten() {
-                    self.touches(step, index, out);
+                // Each branch is told apart by what comes before it.
+                let at = out.len();
+                for (i, arm) in arms.iter().enumerate() {
+                    self.arms.push((at, i));
+                    for step in arm.iter().flatten() {
+                        self.touches(step, index, out);
+                    }
+                    self.arms.pop();
                 }
             }
         }

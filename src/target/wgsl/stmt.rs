@@ -8,6 +8,9 @@ use super::{Params, WORKGROUP, expr, is_private, stored_bytes};
 use crate::base::DType;
 use crate::kernel::ir::{Addr, Buf, Inst, Kernel, LaneOp, LoadMode, Op, Region, Scope, Ty, Val};
 
+/// Terms of a sum that are kept in mind.
+const MOST_TERMS: usize = 12;
+
 /// What a kernel is printed as.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -279,7 +282,13 @@ impl Printer<'_> {
                 }
             }
         }
-        self.sums.insert(dst, terms.to_vec());
+        // Also what the terms are sums of: a - (b - (b - a)) is a sum of a.
+        let mut all = terms.to_vec();
+        for term in terms {
+            all.extend(self.sums.get(term).into_iter().flatten().take(MOST_TERMS));
+        }
+        all.truncate(MOST_TERMS);
+        self.sums.insert(dst, all);
         names
     }
 
