@@ -201,6 +201,30 @@ fn programs_are_proved() {
     }
 }
 
+/// The steps of a cumulative sum read what came before at two places each: all of them in one launch would
+/// add every element up from the first on.
+#[test]
+fn cumulative_sums_are_cut() {
+    let text = "model m(x: f32[3, 3000]) { return cumsum(x, axis = 1) }";
+    let model = dlc::compile(text, &Options::default()).unwrap();
+    let program = model.program(&Default::default()).unwrap();
+    let launches = program.launches.len();
+    assert!((3..=12).contains(&launches), "{launches} launches");
+    let mut session = model.session().unwrap();
+    let x: Vec<f32> = (0..9000).map(|i| (i % 7) as f32 - 3.0).collect();
+    session.set_input(0, &Tensor::from_slice(&[3, 3000], &x)).unwrap();
+    session.run().unwrap();
+    let y = session.output(0).unwrap();
+    for (x, y) in x.chunks(3000).zip(y.as_slice::<f32>().chunks(3000)) {
+        let mut sum = 0.0;
+        // Small integers: exact in any order.
+        for (x, y) in x.iter().zip(y) {
+            sum += x;
+            assert_eq!(sum, *y);
+        }
+    }
+}
+
 /// The faults of the program that a device would get.
 fn unproved(r: &RandomGraph, level: Level) -> Option<String> {
     let target = Target::parse("gpu").ok()?;

@@ -1,6 +1,6 @@
 //! The rules of fusion: what a node is to it, and why a node may not join a group.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::fusion::Planner;
 use crate::ir::graph::{Graph, NodeId};
@@ -46,6 +46,8 @@ impl Kind {
 const WHOLE_ROW: usize = 16 << 10;
 /// Ops of one group.
 const GROUP_OPS: usize = 64;
+/// Computing a value more often than this is never worth it.
+const MOST_EVALUATIONS: f64 = 8.0;
 /// FLOP of recomputation that nobody notices.
 const FREE_FLOPS: u64 = 4096;
 
@@ -218,6 +220,34 @@ fn shape(graph: &Graph, id: NodeId) -> Vec<usize> {
     graph.node(id).results[0].shape.concrete().unwrap_or_default()
 }
 
+/// How often a group computes an element of a value that it does not store: once for all elementwise users,
+/// which read it at their own place, and once more for each view that moves it.
+fn evaluations(plan: &Planner, id: NodeId, g: usize, known: &mut BTreeMap<NodeId, f64>) -> f64 {
+    if let Some(times) = known.get(&id) {
+        return *times;
+    }
+    let (mut at_its_place, mut moved) = (0f64, 0f64);
+    let users: BTreeSet<NodeId> = users_in(plan, id).into_iter().collect();
+    for user in users.into_iter().filter(|u| plan.groups[g].members.contains(u)) {
+        let times = match plan.graph.class(user) {
+            Class::Elementwise(_) | Class::View(_) => evaluations(plan, user, g, known),
+            _ => 1.0,
+        };
+        match plan.graph.class(user) {
+            Class::View(View::Broadcast) => at_its_place = at_its_place.max(times),
+            Class::View(_) => {
+                let share = numel(plan.graph, user) as f64 / numel(plan.graph, id).max(1) as f64;
+                moved += times * share;
+            }
+            _ => at_its_place = at_its_place.max(times),
+        }
+    }
+    // The group's own results have no user in it.
+    let times = if at_its_place + moved > 0.0 { at_its_place + moved } else { 1.0 };
+    known.insert(id, times);
+    times
+}
+
 /// XLA's rule: computing again pays while the extra FLOP are at most 8 for each byte saved.
 fn recomputed(plan: &Planner, id: NodeId, g: usize) -> Option<&'static str> {
     let group = &plan.groups[g];
@@ -225,6 +255,11 @@ fn recomputed(plan: &Planner, id: NodeId, g: usize) -> Option<&'static str> {
         Class::Elementwise(f) => f.flops(),
         _ => 0,
     };
+    if evaluations(plan, id, g, &mut BTreeMap::new()) > MOST_EVALUATIONS {
+        return Some(
+            "it is read at many places: computing it again for each costs more than storing it",
+        );
+    }
     let own = numel(plan.graph, id);
     if group.row.as_ref().is_some_and(|row| shape(plan.graph, id).starts_with(row)) {
         return None;
