@@ -352,6 +352,16 @@ fn dlm_keeps_the_precision() {
     assert_ne!(wide, narrow);
     assert_eq!(stdout("dlc run dense.dlm --random"), narrow);
     assert_eq!(stdout("dlc run dense.dlm --random --precision f32"), wide);
+    // Its machine code is that of its precision.
+    #[cfg(feature = "cpu")]
+    {
+        let key = dir.join("key");
+        let call = |line: &str| call_with_data(&dir, line, &key);
+        call("dlc compile dense.dl -o sealed.dlm --weights random --precision bf16");
+        let anew = |o: Outcome| o.stderr.contains("compiled anew");
+        assert!(!anew(call("dlc run sealed.dlm --random -v")));
+        assert!(anew(call("dlc run sealed.dlm --random -v --precision f32")));
+    }
     let _ = std::fs::remove_dir_all(&dir);
 }
 

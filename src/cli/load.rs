@@ -210,14 +210,19 @@ fn rename_table(path: &Path) -> Result<Vec<load::RenameRule>, Failure> {
     Ok(read.weights.into_iter().flat_map(|w| w.renames).collect())
 }
 
-fn compiled(spec: &Spec, args: &Compile, mut options: Options) -> Result<Loaded, Failure> {
-    let parts = dlm::read_file(Path::new(&spec.path))?;
+/// What a file was compiled with and the call does not say otherwise. False where its tiles are another machine's.
+fn take_over(manifest: &dlm::Manifest, args: &Compile, options: &mut Options) -> bool {
     // It is a matter of results, so that of the compilation holds.
     if args.precision.is_none() {
-        options.control.settings.narrow = model_file::precision(&parts.manifest);
+        options.control.settings.narrow = model_file::precision(manifest);
     }
+    model_file::take_tiles(manifest, options)
+}
+
+fn compiled(spec: &Spec, args: &Compile, mut options: Options) -> Result<Loaded, Failure> {
+    let parts = dlm::read_file(Path::new(&spec.path))?;
     let mut warnings = vec![];
-    if !model_file::take_tiles(&parts.manifest, &mut options) {
+    if !take_over(&parts.manifest, args, &mut options) {
         let message = format!("`{}` was tuned on another machine", spec.path);
         let note = "its choices are ignored, and results are the same";
         warnings.push(Diagnostic::warning(TUNED_ELSEWHERE, None, message).note(note));
@@ -344,7 +349,7 @@ fn restored(spec: &Spec, args: &Compile, reporter: &Reporter) -> Result<Option<M
     }
     let mut options = args.options()?;
     let file = dlm::open_file(Path::new(&spec.path))?;
-    model_file::take_tiles(file.manifest(), &mut options);
+    take_over(file.manifest(), args, &mut options);
     let model = match super::seal::known() {
         Some(seal) => code::restore(&file, &seal, &options),
         None => Err(code::Unused::Seal),
